@@ -15,7 +15,7 @@ from collections.abc import (
 from dataclasses import replace
 from random import Random
 from types import FrameType
-from typing import Generic, Self, cast
+from typing import Any, Generic, Self, cast
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, name_taken
 from pathors_agent.agents.approvals import Approvals, Decision
@@ -234,23 +234,28 @@ class _StreamBase(Generic[OutputT]):
     @property
     def result(self) -> RunResult[OutputT]:
         """The state of the run now; after the last item, its result."""
-        conversation = self._run.conversation
-        status, open_calls = self._run.status, conversation.waiting_calls
-        return RunResult(
-            conversation=conversation,
-            messages=self._baseline.added(conversation.messages),
-            status=status,
-            cancelled=self._run.cancelled and status is Status.RUNNING,
-            limit=self._run.limit if status is Status.LIMIT_REACHED else None,
-            ended_by=self._run.ended_by,
-            open_calls=open_calls,
-            approvals=tuple(self._setup.approvals.open()) if open_calls else (),
-            quirks=self._setup.quirks,
-            answer=self._run.answer,
-            answers=self._setup.answers,
-            spent=tuple(self._setup.spent or ()),
-            times=self._setup.telemetry.times,
-        )
+        return result_of(self._run, self._baseline, self._setup)
+
+
+def result_of(run: Run, baseline: Baseline, setup: RunSetup) -> RunResult[Any]:
+    """Return the result of a run as it is now."""
+    conversation = run.conversation
+    status, open_calls = run.status, conversation.waiting_calls
+    return RunResult(
+        conversation=conversation,
+        messages=baseline.added(conversation.messages),
+        status=status,
+        cancelled=run.cancelled and status is Status.RUNNING,
+        limit=run.limit if status is Status.LIMIT_REACHED else None,
+        ended_by=run.ended_by,
+        open_calls=open_calls,
+        approvals=tuple(setup.approvals.open()) if open_calls else (),
+        quirks=setup.quirks,
+        answer=run.answer,
+        answers=setup.answers,
+        spent=tuple(setup.spent or ()),
+        times=setup.telemetry.times,
+    )
 
 
 class RunStream(_StreamBase[OutputT]):

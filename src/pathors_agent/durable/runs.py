@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import (
-    AsyncGenerator,
     Awaitable,
     Callable,
     Iterable,
@@ -24,9 +23,8 @@ from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import AnswerType, OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.base import load_settings
-from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
-from pathors_agent.agents.stream import AsyncRunStream, prepare_run
+from pathors_agent.agents.stream import prepare_run, result_of
 from pathors_agent.core.run import Run, Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.claims import NO_PRIORITY, Bell, ended_topic, store
@@ -350,8 +348,8 @@ class Runs(Generic[OutputT]):
         _raise_failure(segments[-1], conversation.messages)
         if setup.answers is not None:
             await _check_answer(setup.answers, run, steps[ids[-1]])
-        stream = AsyncRunStream[OutputT](run, baseline, setup, RunControl(run), _nothing())
-        return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result
+        result: RunResult[OutputT] = result_of(run, baseline, setup)
+        return self._as_recorded(result, segments[-1]) if self.is_client else result
 
     def _as_recorded(self, result: RunResult[OutputT], last: WorkflowStatus) -> RunResult[OutputT]:
         """Return a result with the status that the worker recorded: it knows the tools."""
@@ -421,12 +419,6 @@ def _raise_failure(row: WorkflowStatus, messages: tuple[Message, ...]) -> None:
             raise RunFailed(text, kind=kind, messages=messages)
         case "queued" | "running" | "suspended" | "limit_reached" | "no_answer" | "finished":
             pass
-
-
-async def _nothing() -> AsyncGenerator[Any, None]:
-    none: tuple[Any, ...] = ()
-    for item in none:
-        yield item
 
 
 def start_delay(delay: float | None, at: datetime | None) -> float | None:
