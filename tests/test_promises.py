@@ -1,4 +1,4 @@
-"""The reliability page names tests and bounds that there are, and a test for each promise."""
+"""The reliability page names tests that there are, and a test for each promise."""
 
 import ast
 import re
@@ -7,13 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
-SOURCE = ROOT / "src" / "pathors_agent"
 
 PROMISES = 12
 RULES = 11
 
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
-BOUND = re.compile(r"`([A-Z]+(?:_[A-Z]+)*)`")
 
 
 def section(title: str) -> str:
@@ -50,11 +48,3 @@ def test_every_test_that_is_named_is_there() -> None:
 
 def test_every_broken_rule_of_streams_is_reported() -> None:
     assert list(numbered(section("The rules of streams"))) == list(range(1, RULES + 1))
-
-
-def test_every_bound_that_is_named_is_there() -> None:
-    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    bounds = BOUND.findall(section("What is bounded"))
-
-    assert len(bounds) > 20
-    assert [name for name in bounds if not re.search(rf"^{name} = ", source, re.MULTILINE)] == []

@@ -24,7 +24,7 @@ from pathors_agent.wire.deltas import Delta
 # Reached only when something hangs.
 LONG = 50.0
 
-HELD = "another run goes on with this conversation"
+HELD = "another run uses this conversation"
 WORDS = "one two three four"
 
 

@@ -231,8 +231,8 @@ def test_revoked_key_is_written_as_json(tmp_path: Path) -> None:
         ("the address and the model (base_url=, model=)", [], "the address and the model"),
         ("No API key: pass api_key= or set PATHORS_API_KEY.", ["api_key"], "pass --key or set P"),
         ("No API key: pass api_key= or set PATHORS_API_KEY.", [], "key: set PATHORS_API_KEY."),
-        ("base_url is no address", ["base_url"], "--url is no address"),
-        ("base_url is no address", [], "PATHORS_BASE_URL is no address"),
+        ("base_url is not an address", ["base_url"], "--url is not an address"),
+        ("base_url is not an address", [], "PATHORS_BASE_URL is not an address"),
         ("the provider says model='x'", ["model"], "says model='x'"),
     ],
 )

@@ -323,7 +323,7 @@ class Paying:
         return f"paid {amount}"
 
 
-HELD = "another run goes on with this conversation"
+HELD = "another run uses this conversation"
 
 
 @pytest.mark.parametrize("second", ["approve", "deny"])

@@ -83,7 +83,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("projects = 3", "has no table [projects.NAME]"),
         ("[projects]\nshop = 3", "projects.shop must be a table"),
         ("[projects.shop]", "projects.shop needs either base_url or transport"),
-        ('[projects.shop]\nbase_url = "nope"', "projects.shop.base_url base_url is no address"),
+        ('[projects.shop]\nbase_url = "nope"', "projects.shop.base_url base_url is not an address"),
         ("[projects.shop]\nbase_url = 3", "projects.shop.base_url must be a text"),
         (
             '[projects.shop]\nbase_ulr = "x"',

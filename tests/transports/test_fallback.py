@@ -281,11 +281,15 @@ def test_profile_is_the_one_of_all() -> None:
 def test_different_profiles_are_refused_naming_their_differences() -> None:
     strict = EndpointProfile(call_ids="nine", include_usage=False)
 
-    with pytest.raises(ValueError, match=r"but do in include_usage, call_ids; pass each the same"):
+    with pytest.raises(
+        ValueError, match=r"but they differ in include_usage, call_ids; pass each the same"
+    ):
         FallbackTransport(
             ScriptedTransport(), ScriptedTransport(), ScriptedTransport(profile=strict)
         )
-    with pytest.raises(ValueError, match=r"but do in include_usage, call_ids; pass each the same"):
+    with pytest.raises(
+        ValueError, match=r"but they differ in include_usage, call_ids; pass each the same"
+    ):
         AsyncFallbackTransport(AsyncScriptedTransport(), AsyncScriptedTransport(profile=strict))
 
 

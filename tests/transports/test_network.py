@@ -137,7 +137,7 @@ def test_proxy_that_is_no_address_is_named_by_its_variable(
     with pytest.raises(InvalidSetting) as caught:
         make("https://elsewhere.invalid/v1")
 
-    assert str(caught.value).startswith(f"The proxy in {variable} is no address")
+    assert str(caught.value).startswith(f"The proxy in {variable} is not an address")
     assert SECRET not in repr(caught.value)
 
 
@@ -231,7 +231,7 @@ def test_socks_without_its_package_names_the_package(
 )
 @of_each_kind
 def test_host_that_cannot_be_looked_up_is_refused(make: Any, host: str) -> None:
-    with pytest.raises(InvalidSetting, match="base_url is no address"):
+    with pytest.raises(InvalidSetting, match="base_url is not an address"):
         make(f"http://{host}/v1")
 
 

@@ -76,7 +76,7 @@ def _function_signature(function: Callable[..., Any]) -> Signature:
     is_typed = len(names) == 1 and parameters[names[0]].annotation is not inspect.Parameter.empty
     if not is_typed or signature.context_parameter or signature.is_method:
         raise TypeError(
-            f"output={name} must take one argument, the answer, with its type; it gets no "
+            f"output={name} must take one argument, the answer, annotated with its type; it gets no "
             "ToolContext, and a method must be bound to its object"
         )
     return signature

@@ -102,7 +102,7 @@ class Budget:
             return dict(zip(_COUNTED, self._amounts[:_RESERVED], strict=True))
 
     def begin(self, now: float) -> float | None:
-        """Begin a run; return when the budget's seconds are over, on the clock of `now`, or None."""
+        """Begin a run; return the time, on the clock of `now`, when the seconds are over, or None."""
         if self.seconds is None:
             return None
         with self._lock:

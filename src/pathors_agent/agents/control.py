@@ -258,8 +258,8 @@ class RunControl:
             if isinstance(holder, RunControl) and holder is not self:
                 if not holder.is_left:
                     raise ConversationError(
-                        "another run goes on with this conversation; wait for its end, cancel its "
-                        "stream, or pass each run a copy of the conversation"
+                        "another run uses this conversation; wait for its end, cancel its stream, or "
+                        "pass each run a copy of the conversation"
                     )
                 self._left = holder
             conversation.holder = self

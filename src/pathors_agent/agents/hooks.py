@@ -52,7 +52,7 @@ class ModelContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """What a model call sends. Change it with `dataclasses.replace`.
+    """The request of a model call. Change it with `dataclasses.replace`.
 
     `messages` are the messages that `history=` has selected; the conversation is not changed.
     `tools` are OpenAI's tool definitions. With `streamed=False` the reader of the stream gets no

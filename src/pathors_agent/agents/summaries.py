@@ -51,7 +51,7 @@ def summarized(
 def summarized(
     agent: Agent | AsyncAgent, *, tokens: int, count: Counter | None = None
 ) -> Callable[[Sequence[Message]], Sequence[Message] | Awaitable[Sequence[Message]]]:
-    """Send a summary instead of the first turns, once the history is over `tokens`.
+    """Return a `history=` that sends a summary of the first turns of a history over `tokens`.
 
     `agent` writes the summary and needs no tools; for an `AsyncAgent` it may be an `AsyncAgent`.
     The current turn and the last turns that fit into half of `tokens` are sent unchanged, so that

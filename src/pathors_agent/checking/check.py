@@ -199,7 +199,7 @@ def check_endpoint(
     seconds: float = SECONDS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
-    """Test which parts of the chat-completions API hold at a transport's endpoint.
+    """Check which parts of the chat-completions API a transport's endpoint supports.
 
     It sends about forty requests. Each answer has at most `tokens`, if the endpoint respects
     `max_tokens`, and may take `seconds`. The transport's own profile is ignored. `progress` is

@@ -12,7 +12,7 @@ from pathors_agent.messages import Outcome, ToolCall, ToolMessage
 
 
 class CallState(StrEnum):
-    """What is known of an open call.
+    """The state of an open call.
 
     - NOT_BEGUN: a run recorded the call and did not begin it.
     - BEGUN: a run began it, and stopped before its result.

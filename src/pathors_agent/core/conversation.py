@@ -73,7 +73,7 @@ class Conversation(Transcribed):
     """A message history that is legal after every append.
 
     `Conversation(messages)` raises `ConversationError` with the index of the first message that does
-    not fit; `load_messages(..., repair=True)` mends such a history. The results of one batch of
+    not fit; `load_messages(..., repair=True)` repairs such a history. The results of one batch of
     tool calls are kept in call order, in whatever order they arrive. A result with the outcome
     "suspended" leaves its call open, until another result takes its place.
 
@@ -165,7 +165,7 @@ class Conversation(Transcribed):
     def settled(self) -> Sequence[Message]:
         """The history without the results of an open batch. It grows with the conversation.
 
-        Unlike `messages` it is no copy, whose making takes time by the length of the history.
+        Unlike `messages`, it is not a copy, which would take time by the length of the history.
         """
         return self._messages
 
@@ -181,7 +181,7 @@ class Conversation(Transcribed):
 
     @property
     def turns_since_user(self) -> int:
-        """The number of assistant messages since a user last spoke."""
+        """The number of assistant messages since the last user message."""
         return self._turns - self._turns_at_user
 
     @property

@@ -243,7 +243,7 @@ class Run:
 
     @property
     def ended_by(self) -> EndedBy | None:
-        """What ended the last answer early, or None."""
+        """The reason why the last answer ended early, or None."""
         if self._answers is not None:
             return self._answers.ended_by(self.conversation.messages)
         answer = self._last_answer()

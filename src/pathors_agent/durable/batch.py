@@ -50,9 +50,9 @@ class BatchLine:
 
 
 def read_batch(lines: Iterable[str]) -> list[BatchLine]:
-    """Read lines like `{"id": "a", "prompt": "..."}`, or with `messages` as the API has them.
+    """Read lines like `{"id": "a", "prompt": "..."}`, or with `messages` in OpenAI's form.
 
-    An `id` is optional. Raises `BatchRefused` with the first bad lines named.
+    An `id` is optional. Raises `BatchRefused`, which names the first bad lines.
     """
     read, problems = [], []
     for number, line in enumerate(lines, start=1):

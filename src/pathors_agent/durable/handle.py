@@ -106,7 +106,7 @@ class RunHandle(Generic[OutputT]):
         return follow(self._agent.runs, self.id, after)
 
     async def cancel(self) -> None:
-        """End the run for good."""
+        """Cancel the run permanently."""
         await self._agent.runs.cancel(self.id)
 
 

@@ -261,7 +261,7 @@ class Runs(Generic[OutputT]):
             raise RunExists(
                 f"run {run!r} is suspended: approve, deny or answer its open calls, or cancel it"
             )
-        raise RunExists(f"run {run!r} is {status}: only a run that failed is resumed")
+        raise RunExists(f"run {run!r} is {status}: only a run that failed can be resumed")
 
     async def _with_untaken(
         self, segment_input: SegmentInput, last: WorkflowStatus

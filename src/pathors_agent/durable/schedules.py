@@ -159,7 +159,7 @@ def _check_cron(schedule: Schedule) -> None:
         schedule.due(schedule.since)
         schedule.next(schedule.since)
     except CroniterError:  # such as February 30
-        raise InvalidSetting(f"the cron expression {cron!r} never comes") from None
+        raise InvalidSetting(f"the cron expression {cron!r} never matches a time") from None
 
 
 class Scheduler:

@@ -92,7 +92,7 @@ def spend(usage: Usage) -> None:
 
 
 def last_turns(turns: int) -> HistoryTail:
-    """Send the last `turns` whole turns, including the current one."""
+    """Return a `history=` that sends the last `turns` whole turns, including the current one."""
     check_positive("turns", turns)
 
     def first(messages: Sequence[Message]) -> int:
@@ -103,7 +103,9 @@ def last_turns(turns: int) -> HistoryTail:
 
 
 def token_budget(tokens: int, *, count: Counter | None = None) -> HistoryTail:
-    """Send as many of the last whole turns as fit in `tokens`, including the system messages.
+    """Return a `history=` that sends the last whole turns that fit in `tokens`.
+
+    System messages are sent as well, and count.
 
     `count` returns the tokens of a message and is called once per message; by default they are
     estimated by `estimate_tokens`. If the current turn alone is larger, it is sent alone. Leave room

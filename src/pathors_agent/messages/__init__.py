@@ -95,7 +95,7 @@ class ContentPart(Value):
     ) -> Self:
         """Return an image: the bytes of a PNG, JPEG, GIF or WebP, a path, or a URL.
 
-        The bytes decide which type it is. Another type needs `media_type`, and an endpoint that
+        The bytes decide the type. Another type needs `media_type`, and an endpoint that
         accepts it. The endpoint fetches an `https:` URL. Raises ValueError for data that is no such
         image, or has more than `MAX_PART_BYTES`.
         """
@@ -143,7 +143,7 @@ class ToolCall(Value):
 
     `id` connects the call with its result, and `name` is that of the tool. `arguments` is the JSON
     text as the model wrote it, unchecked and never repaired. `extra` holds what the provider sent
-    beside it (a thought signature, say); it goes back as it came.
+    beside it (such as a thought signature); it is sent back unchanged.
     """
 
     id: str = Field(min_length=1)
@@ -212,7 +212,7 @@ class UserMessage(MessageBase):
     """A message of the user.
 
     `name` is sent with the message, if it is set. `feedback` marks a message that the library wrote
-    in the user's place (an answer did not fit what was asked for): limits go on counting over it.
+    because an answer did not fit the requested type: limits continue to count after it.
     """
 
     role: Literal["user"] = "user"
@@ -227,7 +227,7 @@ class UserMessage(MessageBase):
 
 
 EndedBy = Literal["length", "content_filter", "refusal"]
-"""What ends an answer before it is whole."""
+"""The reason why an answer ended early."""
 
 # In lower case, with underscores. OpenAI's words first; then those of Anthropic, Gemini, Mistral, GLM
 # and Cohere.
@@ -272,8 +272,8 @@ class AssistantMessage(MessageBase):
     """An answer of the model: text, tool calls, or both.
 
     `reasoning` is the text of the model's reasoning, and `refusal` its reason for not answering.
-    `finish_reason`, `usage`, `model` and `id` are what the provider reported with it, None where
-    it did not. `extra` holds fields of its message that this class does not know.
+    `finish_reason`, `usage`, `model` and `id` are the provider's values, or None. `extra` holds the other
+    fields of the provider's message.
     """
 
     role: Literal["assistant"] = "assistant"
@@ -294,7 +294,7 @@ class AssistantMessage(MessageBase):
 
     @property
     def ended_by(self) -> EndedBy | None:
-        """What ended the answer before it was whole: a limit of its length, a filter, or a refusal.
+        """The reason why the answer ended early: its length, a content filter or a refusal.
 
         None for an answer that the model ended itself. Providers' other words for the
         finish_reason are read as OpenAI's.
@@ -310,8 +310,8 @@ class AssistantMessage(MessageBase):
 
 Outcome = Literal["value", "error", "timeout", "cancelled", "not_run", "unknown", "suspended"]
 """How a tool call ended: with a value; with an error of its arguments or function; timed out;
-cancelled with its run; not run (a limit, a person's no); or begun, with an unknown end. A call that is
-"suspended" has not ended: the agent that it runs waits, and another result follows."""
+cancelled with its run; not run (a limit, a denied approval); or unknown. A call that is "suspended"
+has not ended: the agent that it runs waits, and another result follows."""
 
 
 class ToolMessage(MessageBase):
@@ -336,7 +336,7 @@ class ToolMessage(MessageBase):
 
     @property
     def is_error(self) -> bool:
-        """Whether the call gave no value."""
+        """Whether the outcome is anything but a value."""
         return self.outcome != "value"
 
     @property
@@ -348,7 +348,7 @@ class ToolMessage(MessageBase):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-"""Any message; as a pydantic type it is told apart by `role`."""
+"""Any message; as a pydantic type, a union discriminated by `role`."""
 
 
 # - messages as JSON objects

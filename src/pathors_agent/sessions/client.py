@@ -68,7 +68,7 @@ class EndpointSessions:
     ) -> NewSession:
         """Create a session; its instructions refer to the variables as `{{name}}`.
 
-        `provider` is sent with it, if it is set, and stands in the list of sessions. Idempotent.
+        `provider` is sent with it, if it is set, and shown in the list of sessions. Idempotent.
         Raises `SessionConflict` if the session exists with other content.
         """
         return self._perform(_create(session_id, variables, provider))

@@ -93,7 +93,7 @@ class MemoryStore(Store):
         self._notes: dict[tuple[str, str], list[tuple[TurnNote, float]]] = {}
 
     async def check(self) -> None:
-        """Return: memory can always be written."""
+        """Do nothing: memory can always be written."""
 
     # - keys -
 

@@ -100,7 +100,7 @@ def create(
         if found.revision or not is_same or not same_values(found.variables_text, variables):
             raise SessionConflict(f"The session {session_id} exists with other content.")
         return found
-    raise SessionConflict(f"Other writers create and end the session {session_id}.")
+    raise SessionConflict(f"Other writers keep creating and ending the session {session_id}.")
 
 
 def insert_session(

@@ -53,7 +53,7 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Omitted:
-    """What is known of the first messages of a session that was read without them.
+    """The facts about the first messages of a session that was read without them.
 
     System messages are never omitted; the session began with `leading` of them. `turns` is the
     number of answers, `call_ids` are the ids of their calls, and `size` is what the messages add to
@@ -205,7 +205,7 @@ class Lease:
 
     @classmethod
     def of_secret_id(cls, project: str, session_id: str) -> Self:
-        """Return a lease for a session whose id was made up just now; the store has none for it."""
+        """Return a lease for a session whose id was just generated; the store has none for it."""
         return cls(project=project, session_id=session_id, holder="", fence=0)
 
 

@@ -310,8 +310,8 @@ def check_transport(
 
     `make` takes the base URL of a small server on the loopback interface and returns a transport
     that posts to it, on any path. A transport that is a context manager is closed after each rule.
-    With `sessions`, the session id must go out and come back as `X-Session-ID`. `patience` is how
-    many seconds the server waits for what should come at once. A transport may send a request again
+    With `sessions`, the session id must go out and come back as `X-Session-ID`. `patience` is how many
+    seconds the server waits for data that should arrive at once. A transport may send a request again
     after an error status, and if no answer began; never otherwise.
     """
     maker = maker_of(make, function="check_transport", wanted="a transport", example=_EXAMPLE)

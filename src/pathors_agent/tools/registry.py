@@ -207,7 +207,7 @@ class ToolRegistry:
         return self
 
     def searchable(self) -> "ToolRegistry":
-        """Return the same tools, which the model finds by a search tool instead of seeing them all.
+        """Return the same tools behind a search tool: the model sees only the tools that it found.
 
         A request contains the search tool, and the tools that the history has found or called. Add
         tools that the model always sees: `ToolRegistry([pay]) + many.searchable()`.

@@ -73,7 +73,7 @@ NO_LOG: ToolLog = _NoLog()
 
 @dataclass(frozen=True, slots=True)
 class ToolContext(Generic[ContextT_co]):
-    """What a tool knows about its call, beside the arguments.
+    """The facts about a call, for its tool.
 
     A parameter annotated with it is hidden from the model and filled in. `context` is the value
     that the caller passed to the run. `key` is an idempotency key: it is equal whenever the same

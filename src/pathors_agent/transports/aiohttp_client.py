@@ -154,7 +154,7 @@ def _checked_proxy(route: Route) -> str | None:
         return None
     if route.proxy.scheme not in ("http", "https"):
         raise InvalidSetting(
-            "The environment's proxy is no HTTP proxy: AiohttpTransport cannot use it; "
+            "The environment's proxy is not an HTTP proxy: AiohttpTransport cannot use it; "
             "AsyncHTTPTransport can, with httpx2[socks]."
         )
     return str(route.proxy)

@@ -109,7 +109,7 @@ def _parsed_proxy(address: str, variable: str) -> "httpx2.URL":
     # The address is not quoted: it may contain a password.
     if not url.host or url.scheme not in _PROXY_SCHEMES:
         raise InvalidSetting(
-            f"The proxy in {variable} is no address of the form http://host:port "
+            f"The proxy in {variable} is not an address of the form http://host:port "
             "(https, socks5 and socks5h are allowed, too); correct or unset the variable."
         )
     return url

@@ -241,7 +241,7 @@ def _hosted_base(project_id: str | None) -> str:
             "base_url= or set PATHORS_BASE_URL."
         )
     if not project.strip("."):
-        raise InvalidSetting("project_id cannot be part of an address.")
+        raise InvalidSetting("project_id must not consist of dots only.")
     return _DEFAULT_BASE.format(project_id=quote(project, safe=""))
 
 
@@ -275,7 +275,7 @@ def _parsed(base: str) -> "httpx2.URL":
         ):
             return url
     # The address is not quoted: it may contain a password.
-    raise InvalidSetting("base_url is no address of the form https://host/path.")
+    raise InvalidSetting("base_url is not an address of the form https://host/path.")
 
 
 def _can_be_host(host: bytes) -> bool:
@@ -373,7 +373,7 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def _checked_name(name: object) -> str:
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise InvalidSetting(
-            "A header's name is empty or has a character that is not allowed there."
+            "headers= has a name that is empty, or has a character that header names cannot have."
         )
     return name
 

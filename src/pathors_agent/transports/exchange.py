@@ -195,7 +195,7 @@ class Exchange:
         self.reuse = "unknown"  # a later failure is not a connection that was closed while idle
         if status == _PROXY_REFUSES and self._proxy:
             raise TransportError(
-                f"The proxy {self._proxy} answered 407: it wants a user name and password, or does "
+                f"The proxy {self._proxy} answered 407: it needs a user name and password, or does "
                 "not accept those in its address; set them in HTTP_PROXY.",
                 retryable=False,
             )

@@ -124,6 +124,6 @@ class AsyncFallbackTransport(_Fallback[AsyncTransport], AsyncTransport, AsyncLif
 def _check_profile(profile: EndpointProfile, first: EndpointProfile) -> None:
     if names := changed_settings(profile, first):
         raise ValueError(
-            "A request is encoded once, for all the transports that it may be sent through: their "
-            f"profiles may not differ, but do in {', '.join(names)}; pass each the same profile=."
+            "A request is encoded once for all transports of a fallback, so their profiles must be "
+            f"equal, but they differ in {', '.join(names)}; pass each the same profile=."
         )

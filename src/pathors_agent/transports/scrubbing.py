@@ -242,13 +242,13 @@ _SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|password|signature", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrub:
-    """What is taken out of requests and answers before they are compared and stored.
+    """Rules for removing secrets from requests and answers before they are compared and stored.
 
-    What has the shape of a key or a token is always masked. No header of a request is stored, and
-    of an answer's headers those that the library reads.
+    Everything in the shape of a key or a token is masked. No header of a request is stored, and
+    only those headers of an answer that the library reads.
 
-    - `secrets`: texts to mask wherever they stand, escaped, percent-encoded or in base64, too.
-    - `headers`: names of further headers of answers to keep.
+    - `secrets`: texts to mask, also if they are escaped, percent-encoded or in base64.
+    - `headers`: names of more headers of answers to keep.
     - `body`: a function that changes the decoded body of each request, for example to leave out
       what differs from run to run.
     """
@@ -297,7 +297,7 @@ class Scrub:
         return cuts
 
     def missed(self, texts: Iterable[bytes]) -> str | None:
-        """Return what kind of secret is still in one of the texts, or None."""
+        """Return the kind of a secret that is still in one of the texts, or None."""
         for text in texts:
             for found in found_secrets(text, self.secrets):
                 if text[slice(*found.span)].strip(MASK):

@@ -69,7 +69,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolProgressDelta(msgspec.Struct, frozen=True):
-    """A value that a tool, an async generator, yields before the last one, which is its result."""
+    """A value that a tool reports while it runs: a generator yields it before its result."""
 
     call: ToolCall
     value: object

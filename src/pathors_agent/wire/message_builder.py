@@ -55,7 +55,7 @@ _LAST_FIELDS = ("data", "signature")
 
 
 class Quirk(msgspec.Struct, frozen=True, gc=False):
-    """A deviation of the server that the reader tolerated; `kind` is a stable word."""
+    """A deviation of the server that the reader tolerated; `kind` is a stable name."""
 
     kind: str
     detail: str = ""

@@ -67,7 +67,7 @@ class EndpointProfile:
 
 
 DEFAULT_PROFILE = EndpointProfile()
-"""The profile of endpoints that accept what OpenAI's does."""
+"""The profile that is right for most endpoints."""
 
 
 def changed_settings(

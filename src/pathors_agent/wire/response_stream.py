@@ -116,7 +116,7 @@ class ResponseStream(EventLanes):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the message is complete: it ended on purpose, and without an error."""
+        """Whether the message is complete: it ended as it should, without an error."""
         ended_on_purpose = self._done or bool(self._builder.finish_reason)
         return ended_on_purpose and self._failure is None
 

@@ -220,7 +220,7 @@ class AGUIRequest(FrontEndRequest):
 
     @property
     def rewinds(self) -> bool:
-        """Whether `forwardedProps` asks for it: the protocol itself has no word for it."""
+        """Whether `forwardedProps` asks for it; the protocol itself has no field for it."""
         given = self.forwarded_props
         return isinstance(given, dict) and given.get("rewind") is True
 

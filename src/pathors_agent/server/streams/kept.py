@@ -109,7 +109,7 @@ class RunningStreams:
         return kept.after("", replays=False)
 
     def follow(self, name: str) -> AsyncIterator[bytes] | None:
-        """Yield all events of a running stream; return None if none of this name runs."""
+        """Yield all events of a running stream; return None if no stream of this name is running."""
         kept = self._kept.get(name)
         return None if kept is None else kept.after("")
 

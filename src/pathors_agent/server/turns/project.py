@@ -157,7 +157,7 @@ class Project:
     def takes_model_of(self, request: CompletionRequest) -> bool:
         """Return whether the request chooses the model.
 
-        The listed name of a project without a model is no choice.
+        The name that the list of models shows for a project without a model does not count.
         """
         return not self.model and request.model not in (None, "", DEFAULT_MODEL)
 
