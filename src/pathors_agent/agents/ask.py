@@ -126,7 +126,7 @@ class ModelCall:
             send = partial(transport.send, request)
             span = self._operation if self._operation and self._operation.span else None
             with send() if span is None else span.sending(send) as response:
-                if not self._is_good(response):
+                if not self.is_good(response):
                     raise refusal(response, read_body(response.pieces, MAX_ERROR_BODY_BYTES))
                 yield response.pieces
         except TransportError as error:
@@ -144,7 +144,9 @@ class ModelCall:
         """Send the request, and return the whole answer; `report` gets its deltas as they come."""
         try:
             async with await self.send_async(effect, transport, sent) as response:
-                pieces = await self.pieces_async(response)
+                if not self.is_good(response):
+                    raise await self.refusal_async(response)
+                pieces = self.pieces(response)
                 del response  # a stream is open for long
                 try:
                     async for data in pieces:
@@ -179,13 +181,14 @@ class ModelCall:
             return transport.send(request)
         return operation.sending_async(partial(transport.send, request))
 
-    async def pieces_async(self, response: AsyncResponse) -> AsyncIterator[bytes]:
-        """Return the pieces of a good response; raise the error of any other."""
-        if not self._is_good(response):
-            with self._control.interruptible():
-                body = await read_body_async(response.pieces, MAX_ERROR_BODY_BYTES)
-            raise refusal(response, body)
+    def pieces(self, response: AsyncResponse) -> AsyncIterator[bytes]:
+        """Return the pieces of a good response; a cancellation interrupts the wait for each."""
         return self._control.pieces(aiter(response.pieces))
+
+    async def refusal_async(self, response: AsyncResponse) -> ProviderError:
+        """Return the error of a response that is not good."""
+        with self._control.interruptible():
+            return refusal(response, await read_body_async(response.pieces, MAX_ERROR_BODY_BYTES))
 
     def finish(self) -> AssistantMessage:
         """Return the answer; raise `TransportError` if it is incomplete."""
@@ -253,7 +256,7 @@ class ModelCall:
 
     # - the response -
 
-    def _is_good(self, response: Response | AsyncResponse) -> bool:
+    def is_good(self, response: Response | AsyncResponse) -> bool:
         """Return True for a good status, and keep the session that the response names."""
         self._masked = response.masked
         if self._operation is not None:

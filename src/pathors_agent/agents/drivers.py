@@ -174,7 +174,9 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     with ModelCall(run, effect.key, setup, control) as call:
                         try:
                             async with await call.send_async(effect, transport) as response:
-                                pieces = await call.pieces_async(response)
+                                if not call.is_good(response):
+                                    raise await call.refusal_async(response)
+                                pieces = call.pieces(response)
                                 # A stream is open for long.
                                 del effects, effect, response
                                 try:
