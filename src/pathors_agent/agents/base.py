@@ -84,7 +84,11 @@ class AgentBase:
         self.limits = limits or Limits()
         self._known_quirks: set[str] = set()
         self._history = history
-        self._hooks = _methods_of(hooks, is_async=is_async)
+        self._hooks: Hooks | None = None
+        if hooks != ():
+            import pathors_agent.agents.hooks as methods
+
+            self._hooks = methods.Hooks.of(hooks, is_async=is_async)
         self._instruct = instructions if callable(instructions) else None
         self._plain = RequestTemplate(
             model=model,
@@ -133,11 +137,3 @@ def load_settings(fields: Mapping[str, Any]) -> RunSettings:
     if limits := fields.get("limits"):
         settings["limits"] = Limits(**limits)
     return settings
-
-
-def _methods_of(hooks: Iterable[object], *, is_async: bool) -> "Hooks | None":
-    if hooks == ():
-        return None
-    from pathors_agent.agents.hooks import Hooks
-
-    return Hooks.of(hooks, is_async=is_async)

@@ -58,11 +58,11 @@ class RunControl:
     """
 
     __slots__ = (
+        "_abandoned",
         "_budgets",
         "_cancelled_task",
         "_end",
         "_is_open",
-        "_left",
         "_on_end",
         "_run",
         "_stream",
@@ -84,7 +84,7 @@ class RunControl:
         """Whether the reader takes the deltas of one read as a list."""
         self.reader = StreamReader()
         self._stream: ArrivingStream | None = None
-        self._left: RunControl | None = None
+        self._abandoned: RunControl | None = None
         self._is_open = True
         self._cancelled_task: asyncio.Task[Any] | None = None
         self._on_end: Callable[[], None] | None = None
@@ -113,10 +113,12 @@ class RunControl:
         self._is_open = False
         self._stream = None
         self.reader.end()
-        if self._run.conversation.holder is self:
+        conversation = self._run.conversation
+        if conversation.holder is self:
             is_over = error is None or isinstance(error, LimitReached)
-            self._run.conversation.has_unfinished_run = not is_over
-            self._append_queued(error)
+            conversation.has_unfinished_run = not is_over
+            if conversation.append_queued() and isinstance(error, TransportError):
+                error.messages = conversation.messages
             self.release_conversation()
         if self._on_end is not None:
             self._on_end()
@@ -256,44 +258,38 @@ class RunControl:
         with _HOLDING:
             holder = conversation.holder
             if isinstance(holder, RunControl) and holder is not self:
-                if not holder.is_left:
+                if not holder.is_abandoned:
                     raise ConversationError(
                         "another run uses this conversation; wait for its end, cancel its stream, or "
                         "pass each run a copy of the conversation"
                     )
-                self._left = holder
+                self._abandoned = holder
             conversation.holder = self
             conversation.has_unfinished_run = True
-        if self._left is not None:
-            self._left.cancel()
+        if self._abandoned is not None:
+            self._abandoned.cancel()
 
     @property
-    def is_left(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether the run was abandoned: nothing will read its stream any more."""
         is_stopped = self.cancellation.is_set and not self.reader.is_running
-        return self.reader.is_left or (self.reader.has_begun and is_stopped)
+        return self.reader.is_abandoned or (self.reader.has_begun and is_stopped)
 
     def release_conversation(self) -> None:
         """Release the conversation for other runs."""
         self._run.conversation.holder = None
 
-    def _append_queued(self, error: BaseException | None) -> None:
-        """Append the queued messages at the end of the run, unless calls are open."""
-        conversation = self._run.conversation
-        if conversation.append_queued() and isinstance(error, TransportError):
-            error.messages = conversation.messages
-
-    def finish_left(self) -> None:
+    def close_abandoned(self) -> None:
         """Close the stream of the run that held the conversation before this run."""
-        left, self._left = self._left, None
-        if left is not None:
-            left.reader.close()
+        abandoned, self._abandoned = self._abandoned, None
+        if abandoned is not None:
+            abandoned.reader.close()
 
-    async def finish_left_async(self) -> None:
+    async def close_abandoned_async(self) -> None:
         """Close that stream, and wait for its end if it is on this event loop."""
-        left, self._left = self._left, None
-        if left is not None:
-            await left.reader.close_async()
+        abandoned, self._abandoned = self._abandoned, None
+        if abandoned is not None:
+            await abandoned.reader.close_async()
 
     def wait_until_ended(self) -> None:
         """Wait until the run has ended in its thread, for at most `LEAVE_SECONDS`."""

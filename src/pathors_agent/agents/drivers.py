@@ -116,7 +116,7 @@ def drive(
     """
     run.notes_begun_calls = True
     with setup.telemetry.follow(run), control:
-        control.finish_left()
+        control.close_abandoned()
         while effects := control.effects():
             for effect in effects:
                 control.left()
@@ -148,7 +148,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     """
     run.notes_begun_calls = True
     with setup.telemetry.follow(run), control:
-        await control.finish_left_async()
+        await control.close_abandoned_async()
         is_checked = setup.answers is not None and setup.answers.is_async
         while effects := (
             await _checked_effects(run, setup, control) if is_checked else control.effects()

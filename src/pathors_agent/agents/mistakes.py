@@ -146,11 +146,8 @@ _MAKERS: dict[type[object], str] = {Transport: "transport", AsyncTransport: "asy
 
 
 def _a(value: object) -> str:
-    return f"is {_article(type(value))}"
-
-
-def _article(kind: type[object]) -> str:
-    return f"{'an' if kind.__name__[0] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+    name = type(value).__name__
+    return f"is {'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _model(value: object) -> str | None:

@@ -84,7 +84,7 @@ class StreamReader:
         return bool(items.ag_running if self._is_async else items.gi_running)
 
     @property
-    def is_left(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether the stream was abandoned: nothing will read it any more."""
         if not self.has_begun:
             return False
