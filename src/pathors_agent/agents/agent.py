@@ -370,7 +370,7 @@ class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_co
             settings,
             streams=False,
         ) as stream:
-            async for _ in stream._items:
+            async for _ in stream._items:  # nothing else can read it
                 pass
         return stream.result
 
