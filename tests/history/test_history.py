@@ -285,7 +285,7 @@ DAMAGED: dict[str, tuple[object, str]] = {
     ),
     "text part without text": (
         {"role": "user", "content": [{"type": "text", "text": "ok"}, {"type": "text"}]},
-        "messages[2].user.content.1: Value error, a part of type 'text' needs its field 'text'",
+        "messages[2].user.content.1: a part of type 'text' needs its field 'text'",
     ),
     "part is a text": ({"role": "user", "content": [CANARY]}, "messages[2].user.content.0: "),
     "call without id": (

@@ -188,7 +188,7 @@ def test_extra_that_no_json_can_hold_is_rejected(value: object) -> None:
 
 
 def test_text_part_without_text_is_rejected() -> None:
-    with pytest.raises(ValidationError, match="needs its field 'text'"):
+    with pytest.raises(ValidationError, match="\n  a part of type 'text' needs its field 'text' "):
         ContentPart(type="text")
 
 

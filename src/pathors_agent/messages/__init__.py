@@ -10,6 +10,7 @@ from itertools import count
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
 
 from pathors_agent.media import MediaSource, audio_data, file_fields, image_url
 
@@ -82,7 +83,8 @@ class ContentPart(Value):
     @model_validator(mode="after")
     def _text_part_has_text(self) -> Self:
         if self.type == "text" and self.text is None:
-            raise ValueError("a part of type 'text' needs its field 'text'")
+            # pydantic puts "Value error, " before the text of a ValueError.
+            raise PydanticCustomError("no_text", "a part of type 'text' needs its field 'text'")
         return self
 
     @classmethod

@@ -107,7 +107,7 @@ def _problems(error: ValidationError, where: str) -> list[str]:
         path, said = _WORDS.get(problem["type"], ("", problem["msg"]))
         if problem["loc"][1:2] == ("content",) and len(problem["loc"]) <= _WHOLE_CONTENT:
             said = "must be a string, null, or a list of content parts"
-        lines[f"{where}{_path(problem['loc'])}{path}"] = said.removeprefix("Value error, ")
+        lines[f"{where}{_path(problem['loc'])}{path}"] = said
     return [f"{path}: {said}" for path, said in lines.items()]
 
 

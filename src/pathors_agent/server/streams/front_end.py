@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from pathors_agent.agents.approvals import Approval, Decision
@@ -140,13 +141,14 @@ class FrontEndRequest(Body, ABC):
         return self
 
 
-def _refused(error: AgentError | ValidationError) -> ValueError:
+def _refused(error: AgentError | ValidationError) -> PydanticCustomError:
     """Build the error for an invalid body."""
     if not isinstance(error, ValidationError):
-        return ValueError(str(error))
+        return PydanticCustomError("refused", "{text}", {"text": str(error)})
     [first, *_] = error.errors(include_url=False, include_input=False, include_context=False)
     place = ".".join(map(str, first["loc"]))
-    return ValueError(f"a message or tool call is not valid: {place}: {first['msg']}")
+    text = f"a message or tool call is not valid: {place}: {first['msg']}"
+    return PydanticCustomError("refused", "{text}", {"text": text})
 
 
 # - the stream

@@ -95,8 +95,7 @@ def _read_front_end(
 def _details(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False, include_input=False, include_context=False):
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in each["loc"])
-        text = each["msg"].removeprefix("Value error, ")
-        yield f"{place.removeprefix('.')}: {text}" if place else text
+        yield f"{place.removeprefix('.')}: {each['msg']}" if place else each["msg"]
 
 
 FRONT_ENDS: Sequence[type[FrontEndRequest]] = (UIMessageRequest, AGUIRequest)
