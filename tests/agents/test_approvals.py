@@ -1,5 +1,6 @@
 """Calls that wait for a person: what is shown, what is decided, and what runs then."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, RunNotFinished
 from pathors_agent.history.loading import dump_messages, load_messages
-from pathors_agent.messages import ToolMessage
+from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import ScriptedTransport, answer, calls
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
@@ -282,3 +283,35 @@ def test_approval_in_place_of_a_decision_is_refused_with_the_methods_that_decide
         agent.run(conversation=conversation, decisions=given)
 
     assert RAN == []
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("decide", "says"),
+    [
+        (lambda approval: approval.approve(5), "arguments= takes Mapping, not int"),
+        (lambda approval: approval.approve([["amount", 5]]), "arguments= takes Mapping, not list"),
+        (lambda approval: approval.approve({"amount": NAN}), "arguments= must be JSON"),
+        (lambda approval: approval.approve({"amount": object()}), "arguments= must be JSON"),
+        (lambda approval: approval.deny(5), "reason= takes str, not int"),
+    ],
+)
+def test_decision_that_no_call_can_take_is_refused(
+    decide: Callable[[Any], Decision], says: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        decide(Approval(ToolCall(id="1", name="pay"), "digest"))
+
+
+def test_values_of_another_kind_are_refused_where_they_are_given() -> None:
+    agent: Any = Agent(ScriptedTransport())
+    conversation: Any = Conversation()
+
+    with pytest.raises(TypeError, match="approvals takes Conversation, not list"):
+        agent.approvals([])
+    with pytest.raises(TypeError, match="decisions= takes Iterable, not int"):
+        agent.run("Hi.", decisions=5)
+    with pytest.raises(TypeError, match="close_open_calls takes str, not NoneType"):
+        conversation.close_open_calls(None)

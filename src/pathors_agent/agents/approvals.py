@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, cast
 
 from pathors_agent.core.conversation import Conversation, can_go_on
 from pathors_agent.core.limits import canonical_arguments
-from pathors_agent.errors import ConversationError
+from pathors_agent.errors import ConversationError, InvalidSetting, refuse_other
 from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
@@ -50,11 +50,18 @@ class Approval:
 
     def approve(self, arguments: Mapping[str, JSONValue] | None = None) -> Decision:
         """Return the decision that lets the call run, with the model's or other `arguments`."""
-        text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
+        if arguments is None:
+            return Decision(self.digest, approved=True)
+        refuse_other("arguments=", arguments, Mapping)
+        try:
+            text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidSetting(f"arguments= must be JSON: {error}") from None
         return Decision(self.digest, approved=True, arguments=text)
 
     def deny(self, reason: str = "") -> Decision:
         """Return the decision that the call does not run; the model reads the reason."""
+        refuse_other("reason=", reason, str)
         return Decision(self.digest, approved=False, reason=reason)
 
 
@@ -123,6 +130,7 @@ class Approvals:
         Raises `ConversationError`, and changes nothing, if a decision fits no waiting call: the call
         was answered already, or the call or its tool has changed.
         """
+        refuse_other("decisions=", decisions, Iterable)
         decisions = list(decisions)
         if not decisions:
             return []

@@ -15,6 +15,7 @@ from pathors_agent.agents.budgets import Budget
 from pathors_agent.agents.mistakes import missing, refuse_settings
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
+from pathors_agent.errors import refuse_other
 from pathors_agent.history.trim import AsyncHistory
 from pathors_agent.tools.registry import (
     AsyncToolChoice,
@@ -114,6 +115,7 @@ class AgentBase:
 
         If `tools` is a function, it is called with the context.
         """
+        refuse_other("approvals", conversation, Conversation)
         tools = chosen(self._choice, context) if self._choice else self.tools
         return Approvals(conversation, tools, context).open()
 

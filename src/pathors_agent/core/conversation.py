@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from pathors_agent.core.batch import LISTED_IDS, Batch, CallState, quoted
-from pathors_agent.errors import ConversationError
+from pathors_agent.errors import ConversationError, refuse_other
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -268,6 +268,7 @@ class Conversation(Transcribed):
         (outcome "not_run"), was interrupted or not answered by the caller ("cancelled"), or may have
         been carried out ("unknown").
         """
+        refuse_other("close_open_calls", reason, str)
         reason = reason.strip().rstrip(".") or "it was closed"
         if (batch := self._batch) is not None:
             for _, call in batch.open_places:

@@ -7,13 +7,14 @@ Calls in the form of earlier versions are read as well. Loading what was dumped 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as short_repr
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import msgspec
 from pydantic import ValidationError
 
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation
-from pathors_agent.errors import ConversationError
+from pathors_agent.errors import ConversationError, refuse_other
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
     ContentPart,
@@ -170,6 +171,7 @@ def load_messages(
         if not isinstance(source, str | bytes | Mapping):
             raise TypeError("a stored history is a text; for a list of messages, pass format=")
         return _repaired_stored(source) if repair else load_stored(source)
+    refuse_other("left_out=", left_out, list, NoneType)
     reader = _read(_values(source), format)
     if repair:
         return _repaired(zip(reader.indices, reader.messages, strict=True), reader.problems)
