@@ -24,11 +24,19 @@ from pathors_agent import (
 )
 from pathors_agent.agents.base import AgentSettings
 from pathors_agent.server import ServerSettings
-from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    ScriptedTransport,
+    answer,
+    calls,
+    http_error,
+    raw,
+)
 
 MODEL = ScriptedTransport("Hello.")
 agent: Any = Agent
 async_agent: Any = AsyncAgent
+MISTAKE: Any = 5
 
 
 def search(query: str) -> str:
@@ -244,6 +252,26 @@ def test_prompt_may_be_one_content_part() -> None:
 def test_scripted_call_that_is_no_pair_is_refused_with_an_example(given: Any) -> None:
     with pytest.raises(TypeError, match=r"write calls\(\(\"add\""):
         calls(given)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: answer(MISTAKE), "answer: text takes str or NoneType, not int"),
+        (
+            lambda: answer("x", reasoning=MISTAKE),
+            "answer: reasoning= takes str or NoneType, not int",
+        ),
+        (lambda: answer("x", finish_reason=MISTAKE), "answer: finish_reason= takes str or NoneTy"),
+        (lambda: raw("data: {}"), "raw: body takes bytes, not str"),  # type: ignore[arg-type]
+        (lambda: http_error("500", "down"), "status takes int, not str"),  # type: ignore[arg-type]
+    ],
+)
+def test_script_of_another_kind_is_refused_where_it_is_written(
+    build: Callable[[], object], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        build()
 
 
 WRONG_SETTINGS: list[tuple[Callable[..., object], str, object, str]] = [

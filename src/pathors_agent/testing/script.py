@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Literal, Self
 
+from pathors_agent.errors import refuse_other
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
 from pathors_agent.wire.completion_bytes import error_body, plain_body, stream_events
 
@@ -216,6 +218,12 @@ def answer(
     """
     if chunk_size < 1:
         raise ValueError("chunk_size must be at least 1")
+    for name, value in (
+        ("text", text),
+        ("reasoning=", reasoning),
+        ("finish_reason=", finish_reason),
+    ):
+        refuse_other(f"answer: {name}", value, str, NoneType)
     _check_calls(calls)
     if ids and len(ids) != len(calls):
         raise ValueError(
@@ -240,6 +248,8 @@ def calls(*calls: Call) -> Answer:
 
 def raw(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Raw:
     """Answer with exactly the bytes of `body`, a status and headers."""
+    refuse_other("raw: body", body, bytes)
+    refuse_other("status", status, int)
     return Raw(body=body, status=status, headers=headers or {})
 
 
