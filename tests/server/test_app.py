@@ -402,6 +402,10 @@ class Transactions(MemoryStore):
         super().__init__()
         self.names: list[str] = []
 
+    async def take_lease(self, *names: str, **more: Any) -> Lease | None:
+        self.names.append("lease")
+        return await super().take_lease(*names, **more)
+
     async def open_session(self, *names: str, **more: Any) -> OpenedSession | None:
         self.names.append("open")
         return await super().open_session(*names, **more)
@@ -419,9 +423,9 @@ class Transactions(MemoryStore):
     ("asked", "transactions"),
     [
         ({}, ["save"]),
-        ({"stream": True}, ["open", "save"]),
-        ({"session": "s1"}, ["open", "save"]),
-        ({"headers": {"Idempotency-Key": "k"}}, ["open", "save"]),
+        ({"stream": True}, ["lease", "save"]),  # nothing is stored under a new id
+        ({"session": "s1"}, ["open", "lease", "save"]),
+        ({"headers": {"Idempotency-Key": "k"}}, ["open", "lease", "save"]),
     ],
 )
 def test_turn_takes_a_lease_only_if_another_request_can_know_its_session(

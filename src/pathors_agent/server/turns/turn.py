@@ -101,8 +101,12 @@ class Turn:
 
         Such a turn needs no lease. A stream reveals the id at its start, and tools may reveal it.
         """
-        is_new = self.request.session_id is None and self.request_id is None
-        return is_new and not self.request.stream and not self.project.own_tools
+        return self.has_new_id and not self.request.stream and not self.project.own_tools
+
+    @property
+    def has_new_id(self) -> bool:
+        """Whether the server made the session's id for this request: nothing is stored under it."""
+        return self.request.session_id is None and self.request_id is None
 
     @property
     def is_named(self) -> bool:
@@ -344,6 +348,12 @@ class HeldSession:
 
     async def _opened(self) -> OpenedSession:
         """Open the session as soon as no other process holds it."""
+        if self._turn.has_new_id:
+            self.lease = lease = await self._store.take_lease(
+                *self._name, holder=self._holder, seconds=self._seconds
+            )
+            if lease is not None:
+                return OpenedSession(lease=lease, session=None)
         pause = _FIRST_PAUSE_SECONDS
         while True:
             opened = await self._store.open_session(
