@@ -174,6 +174,19 @@ def test_tables_and_json_have_the_same_iso_times(tmp_path: Path) -> None:
     assert datetime.fromisoformat(time).utcoffset() is not None
 
 
+def test_data_folder_that_cannot_be_created_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PATHORS_DATA_DIR", str(tmp_path / "file" / "data"))
+
+    shown = run(["keys", "list"])
+
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert shown.stderr.startswith(f"error: the data folder {tmp_path}/file/data cannot be created")
+    assert "PATHORS_DATA_DIR" in shown.stderr
+
+
 def test_revoked_key_is_not_revoked_by_its_name_again(tmp_path: Path) -> None:
     database = ["--database", f"sqlite:///{tmp_path / 'sessions.db'}"]
     run(["keys", "create", "laptop", *database])

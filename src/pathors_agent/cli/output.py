@@ -363,7 +363,13 @@ def data_folder() -> Path:
     """
     named = os.environ.get("PATHORS_DATA_DIR")
     folder = Path(named) if named else _user_data() / _NAME
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        fail(
+            f"the data folder {folder} cannot be created: {error.strerror}; set PATHORS_DATA_DIR to"
+            " another folder, or pass --database"
+        )
     return folder
 
 
