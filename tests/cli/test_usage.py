@@ -140,7 +140,8 @@ def test_help_and_version_load_nothing_heavy(option: str) -> None:
 
 @pytest.mark.parametrize("name", ["typer", "rich"])
 def test_missing_extra_is_one_sentence(name: str) -> None:
-    command = ["--help"] if name == "typer" else ["worker", "--app", "a:b", "--queue", "q"]
+    listing = ["keys", "list", "--database", "sqlite:///keys.db"]
+    command = ["--help"] if name == "typer" else listing
     shown = python(
         "import os, sys, tempfile\n"
         "os.chdir(tempfile.mkdtemp())\n"

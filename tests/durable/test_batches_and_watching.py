@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pathors_agent import AsyncAgent, tool
 from pathors_agent.cli.app import app
-from pathors_agent.cli.durable import placed
+from pathors_agent.cli.workers import placed
 from pathors_agent.durable import (
     BatchRefused,
     DurableAgent,

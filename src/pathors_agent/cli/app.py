@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from pathors_agent import __version__
-from pathors_agent.cli import durable_app, run_changes, stored
+from pathors_agent.cli import run_changes, stored, workers
 from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting, stored_in
 from pathors_agent.cli.values import (
     AsJSON,
@@ -224,4 +224,4 @@ def demo(
         )
 
 
-durable_app.register(app)
+workers.register(app)
