@@ -264,15 +264,9 @@ class _HostileTurn:
         return answer(calls=[call] * self._draws.choice(MANY_CALLS))
 
     def _stopped(self, made: Reply) -> Reply:
-        match self._draws.choice(["broken events", "ended events", "broken bytes", "ended bytes"]):
-            case "broken events":
-                return made.broken_after(events=self._draws.integer(0, MOST_EVENTS))
-            case "ended events":
-                return made.ended_after(events=self._draws.integer(0, MOST_EVENTS))
-            case "broken bytes":
-                return made.broken_after(bytes=self._draws.integer(0, MOST_BYTES))
-            case _:
-                return made.ended_after(bytes=self._draws.integer(0, MOST_BYTES))
+        unit, most = self._draws.choice([("events", MOST_EVENTS), ("bytes", MOST_BYTES)])
+        stop = self._draws.choice([made.broken_after, made.ended_after])
+        return stop(**{unit: self._draws.integer(0, most)})
 
 
 class _Hostility(Player):

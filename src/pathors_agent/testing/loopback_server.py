@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -57,13 +57,8 @@ class IncomingRequest(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.owner.conduct(self, self.server.owner)
 
-    def do_GET(self) -> None:
-        """Record a request with a wrong method, so that the check can name it."""
-        self.do_POST()
-
-    def do_PUT(self) -> None:
-        """As `do_GET`."""
-        self.do_POST()
+    # Requests with a wrong method are recorded, so that the check can name it.
+    do_GET = do_PUT = do_POST  # noqa: N815  (the names of the base class)
 
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of an answer whose body comes in chunks."""
@@ -119,7 +114,7 @@ class LoopbackServer:
         self.requests: list[Received] = []
         self.waited_in_vain = False
         self._read = 0
-        self._is_finished = False
+        self._finished = Event()
         self._connections: set[socket.socket] = set()
         self._changed = Condition()
         self._http = _ThreadingServer(("127.0.0.1", 0), IncomingRequest)
@@ -150,11 +145,13 @@ class LoopbackServer:
 
     def note_read(self, size: int) -> None:
         """Record how many bytes of the answer the client has passed on."""
-        self._note("_read", self._read + size)
+        with self._changed:
+            self._read += size
+            self._changed.notify_all()
 
     def finish(self) -> None:
         """Record that the server has finished the request."""
-        self._note("_is_finished", True)  # noqa: FBT003  (the value of the attribute)
+        self._finished.set()
 
     def wait_for_read(self, size: int) -> None:
         """Wait until the client has yielded this many bytes; note a timeout."""
@@ -163,17 +160,12 @@ class LoopbackServer:
 
     def wait_for_finish(self) -> bool:
         """Return whether the server has finished in time."""
-        return self._wait(lambda: self._is_finished, self.patience * 2)
+        return self._finished.wait(self.patience * 2)
 
     def open_connections(self, *, at_most: int) -> int:
         """Return the number of open connections, as soon as there are few enough."""
         self._wait(lambda: len(self._connections) <= at_most, self.patience)
         return len(self._connections)
-
-    def _note(self, name: str, value: object) -> None:
-        with self._changed:
-            setattr(self, name, value)
-            self._changed.notify_all()
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         with self._changed:
