@@ -9,10 +9,7 @@ from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.messages import ToolMessage
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-)
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
 from pathors_agent.tools.tool import tool
 
 # Reached only when something hangs.

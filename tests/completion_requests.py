@@ -4,9 +4,7 @@ import json
 from typing import Any
 
 from live_server import Live
-from pathors_agent import (
-    tool,
-)
+from pathors_agent import tool
 from servers import chunk, head
 
 

@@ -5,10 +5,7 @@ from collections.abc import Callable
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import Message, ToolMessage, UserMessage
-from pathors_agent.testing import (
-    Reply,
-    calls,
-)
+from pathors_agent.testing import Reply, calls
 from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.wire.deltas import Delta
 

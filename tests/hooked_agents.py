@@ -6,14 +6,8 @@ from typing import Any
 from hook_kinds import Around
 from pathors_agent import ToolContext
 from pathors_agent.agents import ModelContext, ModelRequest
-from pathors_agent.messages import (
-    Message,
-    ToolCall,
-    ToolMessage,
-)
-from pathors_agent.testing import (
-    calls,
-)
+from pathors_agent.messages import Message, ToolCall, ToolMessage
+from pathors_agent.testing import calls
 from pathors_agent.tools.tool import tool
 
 Steps = Generator[Any, Any, Any]

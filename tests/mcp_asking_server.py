@@ -118,11 +118,7 @@ def settings(port: str) -> Mapping[str, object]:
     here = f"http://127.0.0.1:{port}"
     # As texts, which keep their form: issuers are compared character by character.
     auth = AuthSettings.model_validate(
-        {
-            "issuer_url": here,
-            "resource_server_url": f"{here}/mcp",
-            "required_scopes": ["use"],
-        }
+        {"issuer_url": here, "resource_server_url": f"{here}/mcp", "required_scopes": ["use"]}
     )
     return {"auth": auth, "token_verifier": OneToken()}
 

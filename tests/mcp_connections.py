@@ -12,12 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pathors_agent import (
-    MCPTools,
-    ToolCall,
-    ToolMessage,
-    ToolRegistry,
-)
+from pathors_agent import MCPTools, ToolCall, ToolMessage, ToolRegistry
 from pathors_agent.agents.perform.bound import call_tool_async
 from pathors_agent.tools.registry import BoundCall
 from servers import PATIENCE_SECONDS, ended, free_port

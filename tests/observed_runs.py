@@ -2,19 +2,11 @@
 
 from opentelemetry import trace
 
-from pathors_agent import (
-    Usage,
-    tool,
-)
-from pathors_agent.testing import (
-    answer,
-)
+from pathors_agent import Usage, tool
+from pathors_agent.testing import answer
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7)
-TURNS = (
-    answer("Hm.", calls=[("look", {"at": "me"})], usage=USAGE),
-    answer("Done.", usage=USAGE),
-)
+TURNS = (answer("Hm.", calls=[("look", {"at": "me"})], usage=USAGE), answer("Done.", usage=USAGE))
 
 
 @tool

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import strategies as st
 
-from pathors_agent.errors import (
-    TransportError,
-)
+from pathors_agent.errors import TransportError
 from pathors_agent.json_text import whole_characters
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.wire.deltas import (
-    Delta,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-)
+from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta, ToolCallDelta
 from pathors_agent.wire.response_stream import ResponseStream
 
 DONE = b"data: [DONE]\n\n"

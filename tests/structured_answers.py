@@ -7,14 +7,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from pathors_agent.messages import (
-    ToolMessage,
-    UserMessage,
-)
-from pathors_agent.testing import (
-    Entry,
-    calls,
-)
+from pathors_agent.messages import ToolMessage, UserMessage
+from pathors_agent.testing import Entry, calls
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.profiles import EndpointProfile
 

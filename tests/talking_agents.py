@@ -1,9 +1,6 @@
 """Tools and prompts of agents."""
 
-from pathors_agent.messages import (
-    JSONValue,
-    UserMessage,
-)
+from pathors_agent.messages import JSONValue, UserMessage
 from pathors_agent.tools.tool import Tool, tool
 
 GO = UserMessage(content="Go.")

@@ -61,11 +61,7 @@ def test_whole_archives_pass(dist: ModuleType, tmp_path: Path) -> None:
     ],
 )
 def test_problem_of_an_archive_is_named(
-    dist: ModuleType,
-    tmp_path: Path,
-    wheel: set[str] | None,
-    source: set[str] | None,
-    text: str,
+    dist: ModuleType, tmp_path: Path, wheel: set[str] | None, source: set[str] | None, text: str
 ) -> None:
     made = archives(tmp_path, wheel or dist.IN_WHEEL, source or dist.IN_SOURCE)
 

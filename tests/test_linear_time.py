@@ -346,10 +346,7 @@ def offered_by_a_client(count: int) -> Work:
         {"type": "function", "function": {"name": f"tool_{number}", "parameters": taken}}
         for number in range(count)
     ]
-    fields: dict[str, JSONValue] = {
-        "messages": [{"role": "user", "content": "Hi"}],
-        "tools": tools,
-    }
+    fields: dict[str, JSONValue] = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools}
     settings = ServerSettings(max_tools=10**6)
     return lambda: read_request(fields, None, settings)
 

@@ -410,11 +410,7 @@ def test_llms_text_lists_every_page_once(tmp_path: Path) -> None:
     ("name", "text", "found"),
     [
         ("llms.txt", "- [Start](./)\n- [Gone](howto/gone/)\n", "links to howto/gone/"),
-        (
-            "site.css",
-            '@import "https://fonts.example/a.css";',
-            "loads https://fonts.example/a.css",
-        ),
+        ("site.css", '@import "https://fonts.example/a.css";', "loads https://fonts.example/a.css"),
     ],
 )
 def test_check_finds_dead_links_and_files_from_elsewhere(

@@ -13,11 +13,7 @@ from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
-from pathors_agent.errors import (
-    ConversationError,
-    RunNotFinished,
-    ToolDefinitionError,
-)
+from pathors_agent.errors import ConversationError, RunNotFinished, ToolDefinitionError
 from pathors_agent.history.loading import dump_messages
 from pathors_agent.messages import (
     AssistantMessage,
@@ -28,13 +24,7 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    Entry,
-    ScriptedTransport,
-    answer,
-    calls,
-)
+from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, answer, calls
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool

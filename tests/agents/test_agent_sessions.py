@@ -9,21 +9,10 @@ from driven_agents import said
 from pathors_agent import Limits
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.core.run import Status
-from pathors_agent.errors import (
-    ProviderError,
-    RunNotFinished,
-    TransportError,
-)
+from pathors_agent.errors import ProviderError, RunNotFinished, TransportError
 from pathors_agent.history.loading import dump_messages, load_messages
-from pathors_agent.messages import (
-    AssistantMessage,
-    ToolMessage,
-)
-from pathors_agent.testing import (
-    answer,
-    calls,
-    raw,
-)
+from pathors_agent.messages import AssistantMessage, ToolMessage
+from pathors_agent.testing import answer, calls, raw
 from pathors_agent.wire.profiles import EndpointProfile
 from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double
 from ways import Way
@@ -237,11 +226,7 @@ def test_limit_of_turns_stops_the_run_and_a_higher_one_continues_it(way: Way) ->
     script = [calls(("double", {"a": a})) for a in range(3)]
 
     stopped = way.run(
-        *script[:2],
-        prompt="Go.",
-        conversation=conversation,
-        tools=[double],
-        limits=Limits(turns=2),
+        *script[:2], prompt="Go.", conversation=conversation, tools=[double], limits=Limits(turns=2)
     )
 
     assert stopped.status is Status.LIMIT_REACHED

@@ -13,10 +13,7 @@ from pydantic import BaseModel, Field, RootModel, TypeAdapter
 from typing_extensions import TypeAliasType, TypedDict
 
 from effort import examples
-from pathors_agent import (
-    PROFILES,
-    Agent,
-)
+from pathors_agent import PROFILES, Agent
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import ScriptedTransport

@@ -9,15 +9,8 @@ from pydantic import BaseModel
 
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
-from pathors_agent.messages import (
-    JSONValue,
-    Usage,
-)
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    answer,
-)
+from pathors_agent.messages import JSONValue, Usage
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer
 from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.profiles import EndpointProfile
 from structured_answers import COLD, EACH_MODE, FORMAT, GOOD, Weather, given_by

@@ -15,11 +15,7 @@ from ctrl_c import CtrlC
 from dispatched_calls import LONG, SHORT, Dispatch, Function, bound
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.perform.bound import call_tool, call_tool_async
-from pathors_agent.agents.perform.tasks import (
-    MAX_HUNG_CALLS,
-    FunctionCall,
-    hung_calls,
-)
+from pathors_agent.agents.perform.tasks import MAX_HUNG_CALLS, FunctionCall, hung_calls
 from pathors_agent.agents.perform.threads import thread_limit
 from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.core.conversation import Conversation
@@ -294,9 +290,7 @@ def test_call_whose_time_is_over_before_it_began_is_not_begun() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("limit", [None, LONG])
-async def test_cancelled_async_tool_is_stopped_without_a_result(
-    limit: float | None,
-) -> None:
+async def test_cancelled_async_tool_is_stopped_without_a_result(limit: float | None) -> None:
     waits = anyio.Event()
     left: list[str] = []
     results: list[ToolMessage] = []
@@ -325,10 +319,7 @@ async def test_cancelled_async_tool_is_stopped_without_a_result(
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("function", "content"),
-    [
-        (give_while_cancelled, "as far as it came"),
-        (fail_while_cancelled, "OSError: closed"),
-    ],
+    [(give_while_cancelled, "as far as it came"), (fail_while_cancelled, "OSError: closed")],
 )
 async def test_value_of_a_cancelled_tool_is_kept(function: Function, content: str) -> None:
     results: list[ToolMessage] = []

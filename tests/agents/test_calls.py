@@ -420,10 +420,7 @@ def tell(context: ToolContext) -> None:
 
 
 CALL = {"gen_ai.tool.name": "look", "gen_ai.tool.call.id": "call_1"}
-TOLD = [
-    {"event": "looked", "at": "a map", **CALL},
-    {"event": "lost", **CALL},
-]
+TOLD = [{"event": "looked", "at": "a map", **CALL}, {"event": "lost", **CALL}]
 
 
 def test_log_of_a_tool_goes_to_structlog_where_it_is_configured(
@@ -431,10 +428,7 @@ def test_log_of_a_tool_goes_to_structlog_where_it_is_configured(
 ) -> None:
     dispatch(tell)
 
-    assert structlog_events[:2] == [
-        {"level": "debug", **TOLD[0]},
-        {"level": "warning", **TOLD[1]},
-    ]
+    assert structlog_events[:2] == [{"level": "debug", **TOLD[0]}, {"level": "warning", **TOLD[1]}]
     assert structlog_events[2]["event"] == "execute_tool"
     assert structlog_events[2]["pathors_agent.outcome"] == "value"
 

@@ -18,11 +18,7 @@ from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, RunNotFinished
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    answer,
-)
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer
 from pathors_agent.tools.tool import Tool
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import (

@@ -26,9 +26,7 @@ from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.messages import AssistantMessage, ToolMessage
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-)
+from pathors_agent.testing import AsyncScriptedTransport
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,

@@ -199,12 +199,7 @@ def test_message_follows_the_running_batch_and_precedes_the_next_model_call(way:
     for place in range(deltas + 4):
         conversation = Conversation()
         items = followed(
-            way,
-            batch,
-            "Done.",
-            at=(place, "Look twice."),
-            conversation=conversation,
-            tools=[look],
+            way, batch, "Done.", at=(place, "Look twice."), conversation=conversation, tools=[look]
         )
 
         if place == 0:  # said before the model was first asked
@@ -243,11 +238,7 @@ def test_message_waits_for_open_calls_and_follows_their_results() -> None:
     confirm = Tool(name="confirm")
     conversation = Conversation()
     followed(
-        "blocking",
-        calling("confirm"),
-        at=(1, "Hurry."),
-        conversation=conversation,
-        tools=[confirm],
+        "blocking", calling("confirm"), at=(1, "Hurry."), conversation=conversation, tools=[confirm]
     )
     assert roles(conversation) == ["Go.", "assistant"]
     [call] = conversation.open_calls

@@ -12,17 +12,9 @@ from driven_agents import GO, add, calling, local, open_names, results, said, sh
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
-from pathors_agent.errors import (
-    ToolError,
-)
+from pathors_agent.errors import ToolError
 from pathors_agent.messages import AssistantMessage, ToolMessage
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    answer,
-    calls,
-    raw,
-)
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer, calls, raw
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.deltas import TextDelta
 from ways import Way
@@ -266,12 +258,7 @@ def test_interrupted_batch_keeps_its_results_and_leaves_the_rest_pending(
     ]
 
     with pytest.raises(error):
-        way.run(
-            calling("first", "interrupt"),
-            prompt="Go.",
-            conversation=conversation,
-            tools=tools,
-        )
+        way.run(calling("first", "interrupt"), prompt="Go.", conversation=conversation, tools=tools)
 
     assert results(conversation) == {"call_1": "first"}
     assert open_names(conversation) == ["interrupt"]

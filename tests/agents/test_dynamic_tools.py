@@ -96,13 +96,7 @@ def test_list_of_tools_is_taken_as_well(way: Way) -> None:
 
 
 def test_each_turn_sends_and_runs_its_own_tools(way: Way) -> None:
-    result = way.run(
-        DELETE,
-        DELETE,
-        DONE,
-        prompt="Hi",
-        tools=in_turn(EDITOR, READER, ()),
-    )
+    result = way.run(DELETE, DELETE, DONE, prompt="Hi", tools=in_turn(EDITOR, READER, ()))
 
     results = [m.text for m in result.messages if isinstance(m, ToolMessage)]
     assert [sent_names(request) for request in way.requests] == [
@@ -126,12 +120,7 @@ def test_client_tools_are_those_of_the_turn(way: Way) -> None:
 
 
 def test_calls_wait_for_approval_as_the_tools_of_the_turn_say(way: Way) -> None:
-    result = way.run(
-        LOOK_UP,
-        calls(("publish", {})),
-        prompt="Hi",
-        tools=in_turn(READER, [publish]),
-    )
+    result = way.run(LOOK_UP, calls(("publish", {})), prompt="Hi", tools=in_turn(READER, [publish]))
 
     assert result.status is Status.SUSPENDED
     assert [approval.call.name for approval in result.approvals] == ["publish"]

@@ -20,18 +20,8 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, ProviderError
 from pathors_agent.history.trim import last_turns
-from pathors_agent.messages import (
-    AssistantMessage,
-    ToolCall,
-    Usage,
-    UserMessage,
-)
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    answer,
-    http_error,
-)
+from pathors_agent.messages import AssistantMessage, ToolCall, Usage, UserMessage
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer, http_error
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.deltas import TextDelta
 from ways import Way
@@ -88,11 +78,7 @@ def test_hooks_know_the_call_and_the_context(way: Way) -> None:
     )
 
     known = result.conversation.id
-    assert told == [
-        ("Ada", known, False),
-        ("Ada", f"{known}/tool/0/0", True),
-        ("Ada", known, True),
-    ]
+    assert told == [("Ada", known, False), ("Ada", f"{known}/tool/0/0", True), ("Ada", known, True)]
 
 
 # - requests and answers -

@@ -67,11 +67,7 @@ def test_function_returns_the_answer_or_sends_it_back(way: Way, structured: str)
 def test_refusals_count_as_tries(way: Way, structured: str) -> None:
     profile, script = answers_of(structured, "Nowhere", "Nowhere")
     result = way.run(
-        *script,
-        prompt="?",
-        profile=profile,
-        output=known_city,
-        limits=Limits(output_retries=1),
+        *script, prompt="?", profile=profile, output=known_city, limits=Limits(output_retries=1)
     )
 
     assert (result.status, result.limit) == (Status.LIMIT_REACHED, "output_retries")

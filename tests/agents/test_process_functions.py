@@ -16,14 +16,7 @@ from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.tools.interpreter import python_executable
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
-from process_calls import (
-    PARENT,
-    Dispatch,
-    Function,
-    call_in_process,
-    in_process,
-    start_parent,
-)
+from process_calls import PARENT, Dispatch, Function, call_in_process, in_process, start_parent
 from ways import WAYS
 
 pytestmark = pytest.mark.slow

@@ -16,17 +16,9 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
 from pathors_agent.history.loading import dump_messages, load_messages
-from pathors_agent.messages import (
-    ToolMessage,
-)
+from pathors_agent.messages import ToolMessage
 from pathors_agent.schema.arguments import ArgumentsRefused
-from pathors_agent.testing import (
-    Entry,
-    ScriptedTransport,
-    answer,
-    calls,
-    raw,
-)
+from pathors_agent.testing import Entry, ScriptedTransport, answer, calls, raw
 from pathors_agent.testing.script import Answer
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -254,10 +246,7 @@ AGAIN = "\nSend the whole answer again, as one JSON object and nothing else."
             "Here!",
             "are not JSON: expected value at character 1, near `Here!`. Send one JSON object.",
         ),
-        (
-            '{"city": "Oslo"}',
-            "do not fit the schema:\n- /degrees: is missing, should be a number",
-        ),
+        ('{"city": "Oslo"}', "do not fit the schema:\n- /degrees: is missing, should be a number"),
         (
             '{"city": "Oslo", "city": "Rome", "degrees": 1}',
             'hold the name "city" twice in one object.',

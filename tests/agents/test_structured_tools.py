@@ -17,10 +17,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.testing import (
-    answer,
-    calls,
-)
+from pathors_agent.testing import answer, calls
 from pathors_agent.wire.profiles import EndpointProfile
 from structured_answers import COLD, GOOD, SCRIPTS, Mode, Weather, feedback, look, script
 from ways import Way

@@ -275,10 +275,7 @@ def test_denial_reaches_the_model_of_the_agent(way: str, writer: Writer) -> None
 
     [approval] = first.approvals
     second = Way(way).run(
-        "done",
-        conversation=first.conversation,
-        tools=tools,
-        decisions=[approval.deny("too much")],
+        "done", conversation=first.conversation, tools=tools, decisions=[approval.deny("too much")]
     )
 
     assert (second.output, result(second).text, paid) == ("done", "not paid", [])
@@ -304,10 +301,7 @@ def test_agents_side_by_side_wait_for_decisions_of_their_own(way: str, writer: W
     assert (run.status, paid) == (Status.SUSPENDED, [5])
     assert run.approvals == (one,)
     run = Way(way).run(
-        "done",
-        conversation=stored(run.conversation),
-        tools=[*tools, note],
-        decisions=[one.deny()],
+        "done", conversation=stored(run.conversation), tools=[*tools, note], decisions=[one.deny()]
     )
 
     assert (run.output, paid) == ("done", [5])
@@ -318,9 +312,7 @@ def test_nested_agents_wait_and_continue(way: str, writer: Writer) -> None:
     paid: list[int] = []
     innermost = writer(calls(("pay", {"amount": 5})), "paid for", tools=[payment(paid)])
     middle = writer(
-        calls(("buyer", {"prompt": "buy"})),
-        "bought",
-        tools=[innermost.as_tool("buyer", "Buys.")],
+        calls(("buyer", {"prompt": "buy"})), "bought", tools=[innermost.as_tool("buyer", "Buys.")]
     )
     tools = [middle.as_tool("writer", "Writes.")]
     first = Way(way).run(ASK, prompt="go", tools=tools)

@@ -17,10 +17,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import LimitReached, ProviderError, ToolError
-from pathors_agent.messages import (
-    ToolCall,
-    ToolMessage,
-)
+from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,
@@ -198,10 +195,7 @@ def test_progress_of_a_tool_inside_a_hook_reaches_the_reader_at_once(way: Way) -
     script: list[Entry] = [calls(("report", {})), "Done."]
     result = way.stream(*script, prompt="?", tools=[report], hooks=[around], act=note)
 
-    assert [i.value for i in way.items if isinstance(i, ToolProgressDelta)] == [
-        "begun",
-        "half",
-    ]
+    assert [i.value for i in way.items if isinstance(i, ToolProgressDelta)] == ["begun", "half"]
     assert results(result.messages) == [("value", "all")]
     assert log == ["hook report {}", "hook report all"]
 

@@ -12,14 +12,7 @@ from typing import Any
 import pytest
 
 from ctrl_c import CtrlC
-from pathors_agent import (
-    Agent,
-    AsyncAgent,
-    Conversation,
-    Limits,
-    ToolMessage,
-    tool,
-)
+from pathors_agent import Agent, AsyncAgent, Conversation, Limits, ToolMessage, tool
 from pathors_agent.errors import ToolLoopError
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from servers import PATIENCE_SECONDS

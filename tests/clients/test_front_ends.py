@@ -70,9 +70,7 @@ BOB: dict[str, JSONValue] = {"to": "Bob", "amount": 70.0}
 def script() -> AsyncScriptedTransport:
     return AsyncScriptedTransport(
         answer(
-            "Grüße.",
-            reasoning="hm",
-            calls=[("add", {"a": 1, "b": 2}), ("pay", ANN), ("pay", BOB)],
+            "Grüße.", reasoning="hm", calls=[("add", {"a": 1, "b": 2}), ("pay", ANN), ("pay", BOB)]
         ),
         calls(("ask_user", {"question": "Which?"})),
         "Done.",

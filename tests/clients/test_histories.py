@@ -14,22 +14,14 @@ pytestmark = pytest.mark.slow
 
 def called(call_id: str, name: str, arguments: str) -> dict[str, Any]:
     """Write a tool call."""
-    return {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 SEEN: dict[str, list[dict[str, Any]]] = {
     "openai": [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is 1 + 2?"},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [called("call_1", "add", '{"a":1}')],
-        },
+        {"role": "assistant", "content": None, "tool_calls": [called("call_1", "add", '{"a":1}')]},
         {"role": "tool", "tool_call_id": "call_1", "content": "3"},
         {"role": "assistant", "content": "It is 3."},
     ],
@@ -46,10 +38,7 @@ SEEN: dict[str, list[dict[str, Any]]] = {
             "role": "assistant",
             "content": "Wait.",
             "reasoning": "Hm.",
-            "tool_calls": [
-                called("call_1", "look", '{"at":1}'),
-                called("call_2", "look", "{oops"),
-            ],
+            "tool_calls": [called("call_1", "look", '{"at":1}'), called("call_2", "look", "{oops")],
             "finish_reason": "tool_calls",
             "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
             "model": "gpt",

@@ -288,9 +288,7 @@ def test_error_in_the_middle_of_a_stream_is_raised(client: ClientProgram) -> Non
 # - repeats, which these clients make by themselves -
 
 
-def test_client_retries_after_retry_after_and_one_turn_is_stored(
-    client: ClientProgram,
-) -> None:
+def test_client_retries_after_retry_after_and_one_turn_is_stored(client: ClientProgram) -> None:
     busy = http_error(429, "slow down", retry_after=0.01)
     with live(project(busy, http_error(500, "broken"), "Hello!")) as server:
         seen = client.perform("plain", server, messages=HI, header="s1")
@@ -317,9 +315,7 @@ class BusyStore(MemoryStore):
         return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
 
 
-def test_client_retries_a_busy_session_and_one_turn_is_stored(
-    client: ClientProgram,
-) -> None:
+def test_client_retries_a_busy_session_and_one_turn_is_stored(client: ClientProgram) -> None:
     settings, store = ServerSettings(session_wait_seconds=0.05), BusyStore()
     with live(project("Hello!"), settings=settings, store=store) as server:
         seen = client.perform("streamed", server, messages=HI, header="s1")

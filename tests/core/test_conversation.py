@@ -9,12 +9,7 @@ import pytest
 
 from counting import check_linear
 from pathors_agent.core.batch import CallState
-from pathors_agent.core.conversation import (
-    Conversation,
-    Role,
-    can_go_on,
-    inner_conversation,
-)
+from pathors_agent.core.conversation import Conversation, Role, can_go_on, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
@@ -170,14 +165,7 @@ def test_nothing_may_precede_the_results(message: Message) -> None:
 
 
 def test_stored_history_is_refused_with_the_index_of_the_first_misfit() -> None:
-    history: list[Message] = [
-        SYSTEM,
-        USER,
-        calling("a"),
-        result("a"),
-        result("a"),
-        result("z"),
-    ]
+    history: list[Message] = [SYSTEM, USER, calling("a"), result("a"), result("a"), result("z")]
 
     with pytest.raises(ConversationError) as caught:
         Conversation(history)

@@ -166,12 +166,7 @@ STREAMS = [
     Stream(
         "characters of many bytes, [DONE] alone",
         "chunked",
-        [
-            _text("日本\u00e9🙂")[:50],
-            _text("日本\u00e9🙂")[50:],
-            _text("🙂"),
-            b"data: [DONE]\n\n",
-        ],
+        [_text("日本\u00e9🙂")[:50], _text("日本\u00e9🙂")[50:], _text("🙂"), b"data: [DONE]\n\n"],
         text="日本\u00e9🙂🙂",
     ),
     Stream("packed", "chunked", [*_OSLO, _CALLS], _DONE, calls=("Oslo",), is_packed=True),

@@ -259,11 +259,7 @@ def test_error_status_is_reported_and_retried_only_if_it_may_pass(
     for (status, is_sent_again), seen in zip(statuses.items(), all_seen, strict=True):
         error = seen.raised
         assert type(error) is ProviderError
-        assert (error.status, error.retryable, error.body) == (
-            status,
-            is_sent_again,
-            body.decode(),
-        )
+        assert (error.status, error.retryable, error.body) == (status, is_sent_again, body.decode())
         assert error.code == ("full" if body == ERROR else None)
         assert str(error).startswith(f"the provider answered {status}: ")
         assert seen.requests == (client.attempts if is_sent_again else 1), status

@@ -137,12 +137,7 @@ FIRST = said({"role": "assistant", "content": "Hel"})
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     "script",
-    [
-        [STALL],
-        [HEAD, STALL],
-        [HEAD, FIRST, STALL],
-        [HEAD, said({"tool_calls": [CALLED]}), STALL],
-    ],
+    [[STALL], [HEAD, STALL], [HEAD, FIRST, STALL], [HEAD, said({"tool_calls": [CALLED]}), STALL]],
     ids=["head", "first delta", "next delta", "end of a call"],
 )
 def test_client_that_leaves_ends_the_model_call(script: list[Any], stream: bool) -> None:

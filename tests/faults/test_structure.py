@@ -182,10 +182,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server whose model says what its user said, once it looked at it with a tool."""
     file = tmp_path_factory.mktemp("store") / "sessions.db"
     project = Project(
-        id="demo",
-        transport=Parrot(),
-        instructions="Say {{name}}. Then {{other}}.",
-        tools=[look],
+        id="demo", transport=Parrot(), instructions="Say {{name}}. Then {{other}}.", tools=[look]
     )
     with live(project, store=SQLStore(f"sqlite:///{file}")) as running:
         yield running

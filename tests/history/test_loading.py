@@ -337,10 +337,7 @@ def test_langchain_blocks_become_parts_of_openai(block: Any, part: dict[str, Any
 
     [message] = load("langchain", {"type": "human", "data": {"content": [block, image]}})
 
-    assert message.content == (
-        ContentPart.model_validate(part),
-        ContentPart.model_validate(image),
-    )
+    assert message.content == (ContentPart.model_validate(part), ContentPart.model_validate(image))
 
 
 @pytest.mark.parametrize(

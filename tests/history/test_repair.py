@@ -95,12 +95,7 @@ MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
         ],
     ),
     "suspended call with a later result": (
-        [
-            calling("x"),
-            suspended("x"),
-            result("x"),
-            result("y"),
-        ],
+        [calling("x"), suspended("x"), result("x"), result("y")],
         [calling("x"), result("x")],
         [
             "messages[1]: its call has a later result; left out",
@@ -109,10 +104,7 @@ MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
     ),
     "suspended call without its agent": (
         [calling("x"), suspended("x", messages=5)],
-        [
-            calling("x"),
-            suspended("x", messages=5).model_copy(update={"outcome": "unknown"}),
-        ],
+        [calling("x"), suspended("x", messages=5).model_copy(update={"outcome": "unknown"})],
         ["messages[1].outcome: is suspended without the messages of its agent; now unknown"],
     ),
     "result before its call": (

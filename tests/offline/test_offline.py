@@ -226,12 +226,7 @@ def exchange(to: Literal["usd", "eur"], amount: float, source: Literal["usd", "e
     return ""
 
 
-@pytest.mark.parametrize(
-    ("prompt", "to", "source"),
-    [
-        ("Exchange 20 usd to eur", "eur", "usd"),
-    ],
-)
+@pytest.mark.parametrize(("prompt", "to", "source"), [("Exchange 20 usd to eur", "eur", "usd")])
 def test_target_of_an_exchange_is_found_in_any_place(prompt: str, to: str, source: str) -> None:
     calls = calls_in(answer_to([user(prompt)], [exchange]))
 

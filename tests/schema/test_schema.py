@@ -22,11 +22,7 @@ WEATHER = {
         "city": {"type": "string", "minLength": 2},
         "days": {"type": ["integer", "null"], "minimum": 1, "maximum": 7},
         "unit": {"enum": ["c", "f"]},
-        "place": {
-            "type": "object",
-            "properties": {"lat": {"type": "number"}},
-            "required": ["lat"],
-        },
+        "place": {"type": "object", "properties": {"lat": {"type": "number"}}, "required": ["lat"]},
         "when": {"anyOf": [{"type": "integer"}, {"type": "array"}]},
         "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 2, "uniqueItems": True},
         "code": {"pattern": "^[a-z]+$"},
@@ -355,11 +351,7 @@ def words(schema: Any, value: Any) -> list[str]:
             1,
             "- all: should fit exactly one of 2 alternatives, got the number 1",
         ),
-        (
-            {"multipleOf": 0.01},
-            1.005,
-            "- all: should be a multiple of 0.01, got the number 1.005",
-        ),
+        ({"multipleOf": 0.01}, 1.005, "- all: should be a multiple of 0.01, got the number 1.005"),
         (
             {"enum": [f"v{n}" for n in range(100)]},
             "x",
@@ -393,7 +385,4 @@ def test_ten_problems_are_listed_and_the_others_counted() -> None:
     lines = words({"items": {"type": "string"}}, list(range(1_000)))
 
     assert len(lines) == 11
-    assert lines[9:] == [
-        "- /9: should be a string, got the number 9",
-        "- and 40 more problems",
-    ]
+    assert lines[9:] == ["- /9: should be a string, got the number 9", "- and 40 more problems"]

@@ -76,10 +76,7 @@ REQUIRED = [
     ({"anyOf": [STRING, NULL]},) * 2,
     (an_object("a", a=STRING), closed_object(a=STRING)),
     ({"properties": {}}, closed_object()),
-    (
-        an_object(a=INTEGER),
-        closed_object(a=LEFT_OUT | {"type": ["integer", "null"]}),
-    ),
+    (an_object(a=INTEGER), closed_object(a=LEFT_OUT | {"type": ["integer", "null"]})),
     (
         STRING | {"description": "The city.", "minLength": 2, "default": "Oslo"},
         STRING | {"description": 'The city. (default: "Oslo"; minLength: 2)'},
@@ -135,10 +132,7 @@ def test_required_property_is_closed(schema: dict[str, Any], closed: dict[str, A
             {"type": "array", "items": STRING},
             LEFT_OUT | {"anyOf": [{"type": "array", "items": STRING}, NULL]},
         ),
-        (
-            an_object("b", b=STRING),
-            LEFT_OUT | {"anyOf": [closed_object(b=STRING), NULL]},
-        ),
+        (an_object("b", b=STRING), LEFT_OUT | {"anyOf": [closed_object(b=STRING), NULL]}),
         ({"anyOf": [STRING, INTEGER]}, LEFT_OUT | {"anyOf": [STRING, INTEGER, NULL]}),
         (
             {"type": ["string", "integer"]},
@@ -232,11 +226,7 @@ REFUSED = [
     (STRING | {"not": {"const": "a"}}, "/not", NO_FORM),
     (STRING | {"if": {}, "then": {}}, "/if", NO_FORM),
     ({"oneOf": [STRING, INTEGER]}, "/oneOf", "must be anyOf with strict=True"),
-    (
-        an_object() | {"anyOf": [STRING]},
-        "/type",
-        "is not supported beside anyOf with strict=True",
-    ),
+    (an_object() | {"anyOf": [STRING]}, "/type", "is not supported beside anyOf with strict=True"),
     (
         {"$ref": "#/$defs/City", "enum": ["a"]},
         "/enum",

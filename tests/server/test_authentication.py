@@ -282,10 +282,7 @@ def test_session_of_a_user_that_another_process_holds_is_not_reported_as_ended()
         return "lost"
 
     served = project("Hello.", calls(("lose_lease", {})), tools=[lose_lease])
-    with (
-        live(served, store=store, authenticate=by_header) as server,
-        as_user(server, "ann") as ann,
-    ):
+    with live(served, store=store, authenticate=by_header) as server, as_user(server, "ann") as ann:
         assert say(ann, "Hi", "s1").status_code == 200
         error = say(ann, "Go on", "s1").json()["error"]
 

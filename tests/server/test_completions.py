@@ -152,11 +152,7 @@ def test_activity_of_own_tools_is_sent_if_requested() -> None:
         told = [c["tool_activity"] for c in chunks[:-1] if "tool_activity" in c]
         assert [list(t) for t in told] == [["call"], ["result"]]
         assert told[0]["call"]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}
-        assert told[1]["result"] == {
-            "tool_call_id": "call_1",
-            "outcome": "value",
-            "content": "3",
-        }
+        assert told[1]["result"] == {"tool_call_id": "call_1", "outcome": "value", "content": "3"}
 
 
 def test_text_of_a_result_names_its_images() -> None:

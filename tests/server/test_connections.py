@@ -377,9 +377,7 @@ def test_connection_is_closed_at_the_bounds_of_a_body_that_was_answered(
 
 
 @EACH_PROTOCOL
-def test_connection_is_kept_if_a_body_that_was_answered_ends(
-    http: type[asyncio.Protocol],
-) -> None:
+def test_connection_is_kept_if_a_body_that_was_answered_ends(http: type[asyncio.Protocol]) -> None:
     with (
         live(Project(id="demo", transport=Waiting()), http=http) as server,
         answered_early(server, *EARLY[1]) as connection,

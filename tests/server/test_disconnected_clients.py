@@ -9,11 +9,7 @@ import pytest
 
 from completion_requests import REST, SLOW, add, sent
 from live_server import Live, events, joined, live, project
-from pathors_agent import (
-    AsyncHTTPTransport,
-    ToolContext,
-    tool,
-)
+from pathors_agent import AsyncHTTPTransport, ToolContext, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import answer, calls, http_error
 from servers import STALL, ScriptedServer, chunk

@@ -106,9 +106,7 @@ def first_success(server: Server, key: str) -> str | None:
     return answer.body if answer.status in (500, 502) else None
 
 
-def test_key_that_one_process_revoked_is_refused_by_the_others(
-    servers: list[Server],
-) -> None:
+def test_key_that_one_process_revoked_is_refused_by_the_others(servers: list[Server]) -> None:
     key = servers[0].key("process")
     assert all(each.ask("Hi", project="process", key=key).status == 200 for each in servers)
     database = servers[0].database

@@ -48,10 +48,7 @@ def test_costs_over_the_rate_make_a_key_wait_longer() -> None:
     assert rates.wait("key") == pytest.approx(120.1)
 
 
-@given(
-    per_minute=st.integers(1, 50),
-    pauses=st.lists(st.floats(0, 90), min_size=1, max_size=60),
-)
+@given(per_minute=st.integers(1, 50), pauses=st.lists(st.floats(0, 90), min_size=1, max_size=60))
 def test_no_minute_takes_more_than_twice_the_rate(per_minute: int, pauses: list[float]) -> None:
     clock = Clock()
     rates = Rates(per_minute, clock)

@@ -8,10 +8,7 @@ import pytest
 
 from completion_requests import add, sent
 from live_server import events, external, joined, live, project
-from pathors_agent import (
-    AsyncHTTPTransport,
-    Limits,
-)
+from pathors_agent import AsyncHTTPTransport, Limits
 from pathors_agent.messages import JSONValue
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error

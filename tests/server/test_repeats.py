@@ -73,9 +73,7 @@ class Waiting(AsyncTransport):
             yield response
 
 
-@pytest.fixture(
-    params=["cancel", "finish", pytest.param("durable", marks=pytest.mark.slow)],
-)
+@pytest.fixture(params=["cancel", "finish", pytest.param("durable", marks=pytest.mark.slow)])
 def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
     """Return what serves a model with the tools of payments: by each way to see to a turn."""
     database = f"sqlite:///{tmp_path}/sessions.db"
@@ -245,11 +243,7 @@ def test_next_turn_reads_the_results_of_the_tools_of_a_disconnected_client() -> 
         server.complete(*history, session="s1")
         model.is_released.set()
 
-        assert read == [
-            ("assistant", None),
-            ("tool", "paid 5"),
-            ("user", "What did you do?"),
-        ]
+        assert read == [("assistant", None), ("tool", "paid 5"), ("user", "What did you do?")]
         assert roles(server, "s1") == ["assistant", "tool", *("user", "assistant") * 2]
         assert len(payments.keys) == 1
 
@@ -374,7 +368,7 @@ def test_approved_call_of_a_turn_that_failed_is_not_run_again() -> None:
         assert failed.status_code == 502
         assert said(again) == "It came."
         assert [m["content"] for m in server.stored("s1")] == [
-            *("Order 5", None, "ordered 5", "It came.", "Well?", "Yes."),
+            *("Order 5", None, "ordered 5", "It came.", "Well?", "Yes.")
         ]
 
 
@@ -392,14 +386,12 @@ def test_interrupted_turn_follows_the_results_of_its_clients_calls() -> None:
         assert failed.status_code == 502
         assert len(payments.keys) == 1
         assert [m["role"] for m in sent(model)] == [
-            *("user", "assistant", "tool", "assistant", "tool", "user"),
+            *("user", "assistant", "tool", "assistant", "tool", "user")
         ]
 
 
 @pytest.mark.slow
-def test_calls_in_doubt_are_listed_until_their_session_ends(
-    tmp_path: Path,
-) -> None:
+def test_calls_in_doubt_are_listed_until_their_session_ends(tmp_path: Path) -> None:
     database, payments = f"sqlite:///{tmp_path}/sessions.db", Payments()
 
     def listed() -> list[tuple[str, str, str]]:

@@ -105,9 +105,7 @@ def test_clients_own_id_is_kept_if_it_is_well_formed() -> None:
         assert MADE.fullmatch(answered("one", "two"))
 
 
-def test_events_of_a_turn_and_of_its_tools_name_request_project_and_session(
-    heard: Events,
-) -> None:
+def test_events_of_a_turn_and_of_its_tools_name_request_project_and_session(heard: Events) -> None:
     @tool
     async def look(context: ToolContext) -> str:
         """Look."""
@@ -143,9 +141,7 @@ def test_ids_of_requests_are_not_mixed(heard: Events, how: Any, tmp_path: Path) 
 # - failed turns -
 
 
-def test_failed_turn_is_one_warning_with_status_code_and_words_of_the_model(
-    heard: Events,
-) -> None:
+def test_failed_turn_is_one_warning_with_status_code_and_words_of_the_model(heard: Events) -> None:
     refusal = failing(400, "temperature must be at most 2", "bad_temperature")
     with live(project(refusal)) as server:
         told = server.complete("Hi", session="s1", headers={"X-Request-ID": "r-1"})

@@ -147,14 +147,12 @@ def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_continues() -> N
         thanked = server.complete("Thanks", session="s1").json()["choices"][0]
         assert thanked["message"]["content"] == "Welcome."
         assert [m["role"] for m in sent(server)[-1]["messages"]] == [
-            *("user", "assistant", "tool", "assistant", "user"),
+            *("user", "assistant", "tool", "assistant", "user")
         ]
 
 
 @pytest.mark.parametrize("words", [None, "I shall ask the buyer."])
-def test_client_that_resends_its_history_continues_a_suspended_sub_agent(
-    words: str | None,
-) -> None:
+def test_client_that_resends_its_history_continues_a_suspended_sub_agent(words: str | None) -> None:
     buyer = AsyncAgent(
         AsyncScriptedTransport(
             answer("First the tea.", calls=[("pay", {"amount": 5})], ids=["inner_1"]),

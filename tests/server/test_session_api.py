@@ -114,11 +114,7 @@ def test_ended_session_is_deleted_and_may_be_created_again() -> None:
         assert (
             ended.json()
             == again.json()
-            == {
-                "success": True,
-                "sessionId": "s1",
-                "message": "Session ended successfully",
-            }
+            == {"success": True, "sessionId": "s1", "message": "Session ended successfully"}
         )
         assert server.client.get("/sessions/s1").status_code == 404
         server.complete("second", session="s1")

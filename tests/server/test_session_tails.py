@@ -111,11 +111,7 @@ def small_tails() -> Iterator[None]:
         yield
 
 
-POLICIES = {
-    "one turn": last_turns(1),
-    "three turns": last_turns(3),
-    "a budget": token_budget(60),
-}
+POLICIES = {"one turn": last_turns(1), "three turns": last_turns(3), "a budget": token_budget(60)}
 
 
 @pytest.fixture(

@@ -120,9 +120,7 @@ def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
 
 
 async def bodies_of_stream(
-    reads: list[list[str]],
-    settings: ServerSettings,
-    on_send: Callable[[], None] = lambda: None,
+    reads: list[list[str]], settings: ServerSettings, on_send: Callable[[], None] = lambda: None
 ) -> list[bytes]:
     """Return what the app sends to a client of a stream, by write."""
 

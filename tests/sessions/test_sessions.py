@@ -183,11 +183,7 @@ def test_sessions_are_found(scripted_server: StartServer, client: Client) -> Non
     found = client(server.url, lambda s: s.search("Any%", limit=1, offset=2))
 
     assert server.requests[0].line == "POST /v1/sessions/search HTTP/1.1"
-    assert json.loads(server.requests[0].body) == {
-        "search_string": "Any%",
-        "limit": 1,
-        "offset": 2,
-    }
+    assert json.loads(server.requests[0].body) == {"search_string": "Any%", "limit": 1, "offset": 2}
     assert found.total == 3
     assert found.items == (
         SessionRecord(
@@ -230,10 +226,7 @@ def test_sessions_are_listed(scripted_server: StartServer, client: Client) -> No
     assert listed == SessionPage(
         items=(
             SessionEntry(
-                id="s-2",
-                provider="",
-                message_count=0,
-                started_at=datetime(2025, 1, 2, tzinfo=UTC),
+                id="s-2", provider="", message_count=0, started_at=datetime(2025, 1, 2, tzinfo=UTC)
             ),
             SessionEntry(
                 id="s-1",

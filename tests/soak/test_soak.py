@@ -56,10 +56,9 @@ def check_flat(samples: list[Sample]) -> None:
     for what in samples[0]:
         before = max(sample[what] for sample in samples[:WARM])
         after = min(sample[what] for sample in samples[-WARM:])
-        bound = {
-            "threads": MOST_THREADS,
-            "files": before * MOST + MOST_STORE_FILES,
-        }.get(what, before * MOST)
+        bound = {"threads": MOST_THREADS, "files": before * MOST + MOST_STORE_FILES}.get(
+            what, before * MOST
+        )
         assert after <= bound, (what, [sample[what] for sample in samples])
 
 

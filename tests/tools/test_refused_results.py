@@ -106,20 +106,14 @@ AS_TEXT = "Its keys should be text, numbers or dates."
         (lambda: (n for n in [1]), f"a value of type generator. {AS_A_LIST}"),
         (lambda: {"n": map(str, [1])}, f"a value of type map at /n. {AS_A_LIST}"),
         (items, f"a value of type async_generator. {AS_A_LIST}"),
-        (
-            later,
-            "a value of type coroutine. It should await it and return what comes of it.",
-        ),
+        (later, "a value of type coroutine. It should await it and return what comes of it."),
         (lambda: {(1, 2): 3}, f"a key of type tuple. {AS_TEXT}"),
         (lambda: [{b"a": 3}], f"a key of type bytes at /0. {AS_TEXT}"),
         (
             lambda: {1: "a", "1": "b"},
             "two keys that are the same as text. Its keys should be text.",
         ),
-        (
-            lambda: 10**3_000,
-            "a number of more than 2,000 digits. It should return it as text.",
-        ),
+        (lambda: 10**3_000, "a number of more than 2,000 digits. It should return it as text."),
         (
             lambda: {"image": IMAGE},
             "a content part inside of another value at /image."

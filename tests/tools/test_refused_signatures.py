@@ -5,9 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.tools.signature import ToolContext
@@ -97,10 +95,7 @@ def callable_function(x: int) -> int:
     return x
 
 
-@pytest.mark.parametrize(
-    "item",
-    [Opaque, staticmethod(callable_function), "text", 5],
-)
+@pytest.mark.parametrize("item", [Opaque, staticmethod(callable_function), "text", 5])
 def test_only_functions_become_tools(item: Any) -> None:
     with pytest.raises(ToolDefinitionError, match="is no function"):
         Tool.from_function(item, name="item")

@@ -125,10 +125,7 @@ ROWS: dict[str, list[tuple[object, str | tuple[ContentPart, ...]]]] = {
     "`bool`": [(True, "true")],
     "`int`": [(3, "3")],
     "`float`": [(0.5, "0.5")],
-    "a `float` that is not finite": [
-        (float("nan"), "NaN"),
-        ([float("-inf")], '["-Infinity"]'),
-    ],
+    "a `float` that is not finite": [(float("nan"), "NaN"), ([float("-inf")], '["-Infinity"]')],
     "`Decimal`": [(Decimal("1.50"), "1.50")],
     "`datetime`": [(datetime(2024, 2, 29, 12, 30, tzinfo=UTC), "2024-02-29T12:30:00+00:00")],
     "`date`": [(date(2024, 2, 29), "2024-02-29")],
@@ -150,10 +147,7 @@ ROWS: dict[str, list[tuple[object, str | tuple[ContentPart, ...]]]] = {
     "a `Series` of pandas": [(pandas.Series([1.5, None]), "[1.5,null]")],
     "a `Series` with labels": [(pandas.Series([1, 2], index=["a", "b"]), '{"a":1,"b":2}')],
     "a `DataFrame` of pandas": [
-        (
-            pandas.DataFrame({"a": [1, 2], "b": ["x", None]}),
-            '[{"a":1,"b":"x"},{"a":2,"b":null}]',
-        )
+        (pandas.DataFrame({"a": [1, 2], "b": ["x", None]}), '[{"a":1,"b":"x"},{"a":2,"b":null}]')
     ],
     "a table of polars or pyarrow": [(PolarsFrame(1, None), '[{"a":1},{"a":null}]')],
     "a row of sqlite3, SQLAlchemy or asyncpg": [(sqlite_row("SELECT 1 AS a"), '{"a":1}')],

@@ -7,13 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
 from uuid import UUID
 
 import pytest
-from pydantic import (
-    AfterValidator,
-    Base64Str,
-    BaseModel,
-    BeforeValidator,
-    Field,
-)
+from pydantic import AfterValidator, Base64Str, BaseModel, BeforeValidator, Field
 from typing_extensions import Doc, TypedDict  # pydantic wants this one before Python 3.12
 
 from pathors_agent.messages import ToolCall, ToolMessage
@@ -356,7 +350,7 @@ def test_annotated_text_describes_the_parameter() -> None:
     tool = Tool.from_function(look)
 
     assert [p["description"] for p in tool.sent_parameters["properties"].values()] == [
-        *("The city.", "The day.", "The hour.", "The unit."),
+        *("The city.", "The day.", "The hour.", "The unit.")
     ]
 
 

@@ -322,10 +322,7 @@ def test_callable_object_has_the_name_of_its_class_and_the_words_of_both() -> No
 def test_decorated_callable_object_is_a_tool() -> None:
     assert [
         made.name for made in ToolRegistry([tool(Search("a")), tool(name="b")(Search("b"))])
-    ] == [
-        "Search",
-        "b",
-    ]
+    ] == ["Search", "b"]
 
 
 def test_partial_has_the_name_of_its_function_and_hides_bound_arguments() -> None:

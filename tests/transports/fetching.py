@@ -100,10 +100,7 @@ class Fetch:
     async def _async(self, base_url: str, request: Request, settings: dict[str, Any]) -> Answer:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
         settings.setdefault("retries", 0)
-        async with (
-            make(base_url, **settings) as transport,
-            transport.send(request) as response,
-        ):
+        async with make(base_url, **settings) as transport, transport.send(request) as response:
             async for piece in response.pieces:
                 self.pieces.append(piece)
             return self._answer(response)
@@ -116,11 +113,7 @@ AsyncMaker = type[AsyncHTTPTransport] | type[AiohttpTransport]
 
 on_each_loop = pytest.mark.parametrize(
     ("anyio_backend", "make"),
-    [
-        ("asyncio", AsyncHTTPTransport),
-        ("trio", AsyncHTTPTransport),
-        ("asyncio", AiohttpTransport),
-    ],
+    [("asyncio", AsyncHTTPTransport), ("trio", AsyncHTTPTransport), ("asyncio", AiohttpTransport)],
 )
 of_each_kind = pytest.mark.parametrize(
     "make", [HTTPTransport, AsyncHTTPTransport, AiohttpTransport]

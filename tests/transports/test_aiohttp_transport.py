@@ -17,12 +17,7 @@ from pathors_agent.transports.aiohttp_client import AiohttpAnswer
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
-from servers import (
-    STALL,
-    Drip,
-    answer,
-    chunk,
-)
+from servers import STALL, Drip, answer, chunk
 from transports.fetching import CHUNKED, REQUEST, StartServer
 
 pytestmark = pytest.mark.anyio

@@ -13,24 +13,8 @@ import pytest
 from pathors_agent.errors import TransportError
 from pathors_agent.testing.loopback_server import refused_port
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-from servers import (
-    CLOSE,
-    RESET,
-    STALL,
-    Drip,
-    Step,
-    answer,
-    chunk,
-    head,
-)
-from transports.fetching import (
-    CANARY,
-    CHUNKED,
-    REQUEST,
-    Fetch,
-    StartServer,
-    read_all,
-)
+from servers import CLOSE, RESET, STALL, Drip, Step, answer, chunk, head
+from transports.fetching import CANARY, CHUNKED, REQUEST, Fetch, StartServer, read_all
 
 # - what comes back -
 

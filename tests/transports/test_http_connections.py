@@ -14,14 +14,7 @@ import trustme
 
 from pathors_agent.errors import TransportError
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-from servers import (
-    CLOSE,
-    RESET,
-    STALL,
-    Step,
-    answer,
-    chunk,
-)
+from servers import CLOSE, RESET, STALL, Step, answer, chunk
 from transports.fetching import (
     CANARY,
     CHUNKED,

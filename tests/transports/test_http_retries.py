@@ -10,12 +10,7 @@ import pytest
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.core.limits import Limits
-from pathors_agent.errors import (
-    ProviderError,
-    RunNotFinished,
-    SessionConflict,
-    TransportError,
-)
+from pathors_agent.errors import ProviderError, RunNotFinished, SessionConflict, TransportError
 from pathors_agent.messages import Message
 from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.transports import retry
@@ -72,12 +67,7 @@ class Ask:
         return asked
 
     async def _ask(
-        self,
-        url: str,
-        times: int,
-        limits: Limits | None,
-        settings: dict[str, Any],
-        asked: Asked,
+        self, url: str, times: int, limits: Limits | None, settings: dict[str, Any], asked: Asked
     ) -> None:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
         async with make(url, **settings) as transport:

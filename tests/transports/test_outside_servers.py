@@ -229,8 +229,7 @@ def test_run_continues_after_a_broken_answer_of_llmock(
 ) -> None:
     text = "one two three four five six seven"
     llmock_server.scenario(
-        {"type": "reply", "text": text},
-        {"type": "stream_fault", "kind": kind, "after_chunks": 3},
+        {"type": "reply", "text": text}, {"type": "stream_fault", "kind": kind, "after_chunks": 3}
     )
     conversation = Conversation()
 

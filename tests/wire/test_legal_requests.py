@@ -167,10 +167,7 @@ def test_new_messages_hold_the_media_of_new_results_only() -> None:
     profile = EndpointProfile(sends="new_messages")
     turn: list[Message] = [GO, look("a"), result("a", PNG)]
 
-    assert sent(turn, profile) == [
-        {"tool": "[image: in the next user message]"},
-        from_results(PNG),
-    ]
+    assert sent(turn, profile) == [{"tool": "[image: in the next user message]"}, from_results(PNG)]
     assert sent([*turn, AssistantMessage(content="x"), GO], profile) == [{"user": "Go."}]
 
 
@@ -223,18 +220,11 @@ def test_answer_is_inserted_between_two_user_messages_if_the_endpoint_needs_it()
 
     assert len(sent(messages, PROFILES["openai"])) == 5
     roles = [next(iter(message)) for message in sent(messages, PROFILES["mistral"])]
-    assert roles == [
-        *("user", "assistant", "user", "assistant"),
-        *("user", "assistant", "user"),
-    ]
+    assert roles == [*("user", "assistant", "user", "assistant"), *("user", "assistant", "user")]
 
 
 def test_result_of_texts_is_a_string_where_media_are_left_out() -> None:
-    messages: list[Message] = [
-        GO,
-        look("a"),
-        result("a", text("21 degrees"), text("sunny")),
-    ]
+    messages: list[Message] = [GO, look("a"), result("a", text("21 degrees"), text("sunny"))]
 
     assert sent(messages, LEFT_OUT)[2:] == [{"tool": "21 degrees\nsunny"}]
 

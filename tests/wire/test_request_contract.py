@@ -78,11 +78,7 @@ def test_request_fits_the_published_contract(
     tools: list[JSONValue],
 ) -> None:
     template = RequestTemplate(
-        model="m",
-        instructions="Be brief.",
-        tools=tools,
-        options=options,
-        profile=profile,
+        model="m", instructions="Be brief.", tools=tools, options=options, profile=profile
     )
 
     assert_fits(contract, body(template, [message for message, _ in ENCODED.values()]))
@@ -129,8 +125,7 @@ def test_every_history_fits_the_published_contract(
 def test_long_history_is_encoded_once_not_at_every_request() -> None:
     history: list[Message] = [
         AssistantMessage(
-            content="Let me see." * 10,
-            tool_calls=(call(arguments=json.dumps({"at": "x" * 200})),),
+            content="Let me see." * 10, tool_calls=(call(arguments=json.dumps({"at": "x" * 200})),)
         )
         for _ in range(200)
     ]

@@ -4,15 +4,9 @@ import json
 
 import pytest
 
-from pathors_agent.errors import (
-    IncompleteResponse,
-    ProviderError,
-)
+from pathors_agent.errors import IncompleteResponse, ProviderError
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
-from pathors_agent.wire.deltas import (
-    TextDelta,
-    ToolCallDelta,
-)
+from pathors_agent.wire.deltas import TextDelta, ToolCallDelta
 from pathors_agent.wire.response_stream import ResponseStream
 from stream_bodies import (
     CUTS,
@@ -213,10 +207,7 @@ NOTHING, OBJECT = "", '{"a": 1}'
     ],
 )
 def test_calls_at_one_index_stay_apart(
-    pieces: list[tuple[str, str, str]],
-    calls: list[tuple[str, str, str]],
-    head: bytes,
-    cut: Cut,
+    pieces: list[tuple[str, str, str]], calls: list[tuple[str, str, str]], head: bytes, cut: Cut
 ) -> None:
     body = b"".join(call(0, arguments, id=i, name=name) for i, name, arguments in pieces)
 

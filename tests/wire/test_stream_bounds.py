@@ -12,10 +12,7 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.messages import AssistantMessage, ToolCall
-from pathors_agent.wire.deltas import (
-    MAX_NAME_CHARACTERS,
-    TextDelta,
-)
+from pathors_agent.wire.deltas import MAX_NAME_CHARACTERS, TextDelta
 from pathors_agent.wire.message_builder import MAX_CALLS, MAX_CHOICES
 from pathors_agent.wire.response_stream import ResponseStream
 from stream_bodies import (

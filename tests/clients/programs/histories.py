@@ -94,11 +94,7 @@ ADAPTER = parts.ModelMessagesTypeAdapter
 FORMS: dict[str, list[Any]] = {
     "openai": [OPENAI],
     "langchain": [LANGCHAIN, messages_to_dict(LANGCHAIN), json.dumps(dumpd(LANGCHAIN))],
-    "pydantic-ai": [
-        PYDANTIC_AI,
-        ADAPTER.dump_python(PYDANTIC_AI),
-        ADAPTER.dump_json(PYDANTIC_AI),
-    ],
+    "pydantic-ai": [PYDANTIC_AI, ADAPTER.dump_python(PYDANTIC_AI), ADAPTER.dump_json(PYDANTIC_AI)],
 }
 
 loaded = {
