@@ -34,6 +34,9 @@ def test_call_that_a_client_wrote_for_a_tool_of_the_project_is_not_run(
         assert len(sent(server)) == 1
 
 
+HI = {"messages": [{"role": "user", "content": "x"}]}
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
@@ -49,52 +52,31 @@ def test_call_that_a_client_wrote_for_a_tool_of_the_project_is_not_run(
             {"messages": [{"role": "user", "content": 3}]},
             "messages[0].content: must be a string, null, or a list of content parts",
         ),
+        (HI | {"stream": 1}, "stream: must be true or false"),
+        (HI | {"tools": [{"type": "web"}]}, 'tools[0].type: must be "function"'),
         (
-            {"messages": [{"role": "user", "content": "x"}], "stream": 1},
-            "stream: must be true or false",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "web"}]},
-            'tools[0].type: must be "function"',
-        ),
-        (
-            {"messages": [{"role": "user", "content": "x"}], "session_id": "a b"},
+            HI | {"session_id": "a b"},
             "session_id: must be 1 to 255 visible ASCII characters without spaces",
         ),
         (
-            {"messages": [{"role": "user", "content": "x"}], "session_id": ""},
+            HI | {"session_id": ""},
             "session_id: must be 1 to 255 visible ASCII characters without spaces",
         ),
         (
             {"messages": [{"role": "assistant", "content": "x"}]},
             "messages: must end with a message of the user, or a tool's result, that is new",
         ),
+        (HI | {"n": 2}, "n: must be 1, a session has one answer"),
+        (HI | {"stop": ["a", 1]}, "stop: must be a string or a list of strings, and not empty"),
         (
-            {"messages": [{"role": "user", "content": "x"}], "n": 2},
-            "n: must be 1, a session has one answer",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "x"}], "stop": ["a", 1]},
-            "stop: must be a string or a list of strings, and not empty",
-        ),
-        (
-            {
-                "messages": [{"role": "user", "content": "x"}],
-                "stream_options": {"include_usage": 1},
-            },
+            HI | {"stream_options": {"include_usage": 1}},
             "stream_options.include_usage: must be true or false",
         ),
         (
-            {
-                "messages": [{"role": "user", "content": "x"}],
-                "tools": [{"type": "function", "function": {"name": "x", "strict": "yes"}}],
-            },
+            HI | {"tools": [{"type": "function", "function": {"name": "x", "strict": "yes"}}]},
             "tools[0].function.strict: must be true or false",
         ),
-        (
-            {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1.5},
-            "max_tokens: must be an integer",
-        ),
+        (HI | {"max_tokens": 1.5}, "max_tokens: must be an integer"),
     ],
 )
 def test_bad_field_is_named(body: dict[str, Any], detail: str) -> None:
