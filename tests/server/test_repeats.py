@@ -90,6 +90,14 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
     return serve
 
 
+@contextmanager
+def paying(*script: Any) -> Iterator[tuple[Live, Waiting, Payments]]:
+    """Serve a model that follows a script, with the tools of payments."""
+    payments, model = Payments(), Waiting(*script, waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        yield server, model, payments
+
+
 def body(text: str, **fields: Any) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": text}], **fields}).encode()
 
@@ -249,10 +257,8 @@ def test_next_turn_reads_the_results_of_the_tools_of_a_disconnected_client() -> 
 
 
 def test_next_turn_reads_that_a_calls_outcome_is_unknown() -> None:
-    payments = Payments()
     script = (calls(("pay", {"amount": 5}), ("transfer", {"amount": 7})), "Look it up.")
-    model = Waiting(*script, waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(*script) as (server, model, payments):
         leave(server, body("Pay and transfer"), payments.begun, **NAMED)
         said(ask(server, body("Well?"), **NAMED))
 
@@ -263,9 +269,7 @@ def test_next_turn_reads_that_a_calls_outcome_is_unknown() -> None:
 
 
 def test_turns_that_failed_one_after_another_are_all_read() -> None:
-    payments = Payments()
-    model = Waiting(PAY, BROKEN, PAY, BROKEN, "Twice.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(PAY, BROKEN, PAY, BROKEN, "Twice.") as (server, model, payments):
         ask(server, body("Pay 5"), **NAMED)
         ask(server, body("Pay 5 more"), **NAMED)
         said(ask(server, body("How much?"), **NAMED))
@@ -277,11 +281,9 @@ def test_turns_that_failed_one_after_another_are_all_read() -> None:
 def test_notes_of_the_oldest_turns_are_forgotten_beyond_a_bound(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    payments = Payments()
     monkeypatch.setattr(journal, "MAX_NOTES_BYTES", 2_000)
     first, second = (calls(("pay", {"amount": n, "note": "x" * 1_000})) for n in (1, 2))
-    model = Waiting(first, BROKEN, second, BROKEN, "I paid.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(first, BROKEN, second, BROKEN, "I paid.") as (server, model, payments):
         ask(server, body("Pay 1"), **NAMED)
         ask(server, body("Pay 2"), **NAMED)
         said(ask(server, body("How much?"), **NAMED))
@@ -293,10 +295,8 @@ def test_notes_of_the_oldest_turns_are_forgotten_beyond_a_bound(
 
 
 def test_results_that_are_too_long_are_cut_in_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    payments = Payments()
     monkeypatch.setattr(journal, "MAX_RESULT_CHARACTERS", 4)
-    model = Waiting(PAY, BROKEN, "Done.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(PAY, BROKEN, "Done.") as (server, model, payments):
         ask(server, body("Pay 5"), **NAMED, **KEY)
         said(ask(server, body("Pay 5"), **NAMED, **KEY))
 
@@ -307,9 +307,7 @@ def test_results_that_are_too_long_are_cut_in_notes(monkeypatch: pytest.MonkeyPa
 
 
 def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:
-    payments = Payments()
-    model = Waiting(PAY, BROKEN, "Paid before.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(PAY, BROKEN, "Paid before.") as (server, model, payments):
         ask(server, body("Pay 5"), **NAMED, **KEY)
         said(ask(server, body("What did you do?"), **NAMED))
         refused = ask(server, body("Pay 5"), **NAMED, **KEY)
@@ -320,9 +318,7 @@ def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:
 
 
 def test_calls_of_a_turn_in_between_are_kept_when_the_first_turn_is_repeated() -> None:
-    payments = Payments()
-    model = Waiting(PAY, BROKEN, PAY, BROKEN, "Done.", "Ten.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(PAY, BROKEN, PAY, BROKEN, "Done.", "Ten.") as (server, model, payments):
         ask(server, body("Pay 5"), **NAMED, **KEY)
         ask(server, body("Pay 5 more"), **NAMED)
         said(ask(server, body("Pay 5"), **NAMED, **KEY))
@@ -333,10 +329,8 @@ def test_calls_of_a_turn_in_between_are_kept_when_the_first_turn_is_repeated() -
 
 
 def test_refused_request_of_a_named_session_finds_its_tools_results() -> None:
-    payments = Payments()
     too_long = http_error(400, "too long", code="context_length_exceeded")
-    model = Waiting(PAY, too_long, "Short.", waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(PAY, too_long, "Short.") as (server, model, payments):
         refused = ask(server, body("Pay 5"), **NAMED)
         answered = ask(server, body("Pay 5"), **NAMED)
 
@@ -373,11 +367,9 @@ def test_approved_call_of_a_turn_that_failed_is_not_run_again() -> None:
 
 
 def test_interrupted_turn_follows_the_results_of_its_clients_calls() -> None:
-    payments = Payments()
     weather = external("weather", city=str)
     script = (calls(("weather", {"city": "Oslo"})), PAY, BROKEN, "Sunny, and paid.")
-    model = Waiting(*script, waits_with=9)
-    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+    with paying(*script) as (server, model, payments):
         server.complete("Weather?", session="s1", tools=[weather])
         failed = server.complete(result("call_1", "sunny"), session="s1", tools=[weather])
         more = {"role": "user", "content": "And pay."}
