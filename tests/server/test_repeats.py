@@ -283,7 +283,7 @@ def test_notes_of_the_oldest_turns_are_forgotten_beyond_a_bound(
 ) -> None:
     monkeypatch.setattr(journal, "MAX_NOTES_BYTES", 2_000)
     first, second = (calls(("pay", {"amount": n, "note": "x" * 1_000})) for n in (1, 2))
-    with paying(first, BROKEN, second, BROKEN, "I paid.") as (server, model, payments):
+    with paying(first, BROKEN, second, BROKEN, "I paid.") as (server, model, _):
         ask(server, body("Pay 1"), **NAMED)
         ask(server, body("Pay 2"), **NAMED)
         said(ask(server, body("How much?"), **NAMED))
@@ -307,7 +307,7 @@ def test_results_that_are_too_long_are_cut_in_notes(monkeypatch: pytest.MonkeyPa
 
 
 def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:
-    with paying(PAY, BROKEN, "Paid before.") as (server, model, payments):
+    with paying(PAY, BROKEN, "Paid before.") as (server, _, payments):
         ask(server, body("Pay 5"), **NAMED, **KEY)
         said(ask(server, body("What did you do?"), **NAMED))
         refused = ask(server, body("Pay 5"), **NAMED, **KEY)
@@ -330,7 +330,7 @@ def test_calls_of_a_turn_in_between_are_kept_when_the_first_turn_is_repeated() -
 
 def test_refused_request_of_a_named_session_finds_its_tools_results() -> None:
     too_long = http_error(400, "too long", code="context_length_exceeded")
-    with paying(PAY, too_long, "Short.") as (server, model, payments):
+    with paying(PAY, too_long, "Short.") as (server, _, payments):
         refused = ask(server, body("Pay 5"), **NAMED)
         answered = ask(server, body("Pay 5"), **NAMED)
 
