@@ -11,12 +11,7 @@ from typing_extensions import TypeVar
 
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Decision
-from pathors_agent.agents.base import (
-    ARGUMENTS,
-    AgentBase,
-    AgentSettings,
-    RunSettings,
-)
+from pathors_agent.agents.base import ARGUMENTS, AgentBase, AgentSettings, RunSettings
 from pathors_agent.agents.mistakes import refuse_mistakes
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime, OneProcess
 from pathors_agent.history.loading import GivenConversation, Prompt

@@ -37,10 +37,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.schema.arguments import (
-    MAX_TEXT,
-    ArgumentsRefused,
-)
+from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused
 from pathors_agent.schema.bounds import cut
 from pathors_agent.schema.strict import ArgumentsReader, StrictArguments
 from pathors_agent.tools.registry import ToolRegistry, is_async

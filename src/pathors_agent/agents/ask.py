@@ -9,10 +9,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import (
-    AbstractAsyncContextManager,
-    contextmanager,
-)
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from time import monotonic
 from typing import Self

@@ -17,13 +17,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import refuse_other
 from pathors_agent.history.trim import AsyncHistory
-from pathors_agent.tools.registry import (
-    AsyncToolChoice,
-    Tools,
-    choice_of,
-    chosen,
-    registry_of,
-)
+from pathors_agent.tools.registry import AsyncToolChoice, Tools, choice_of, chosen, registry_of
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 

@@ -1,14 +1,7 @@
 """The setup of a run: its tools, the template of its requests, its hooks and its observers."""
 
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterator,
-    Sequence,
-)
-from contextlib import (
-    contextmanager,
-)
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,10 +10,7 @@ from msgspec import Struct, field
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
 from pathors_agent.agents.budgets import Budget, charging
-from pathors_agent.agents.hooks import (
-    NO_HOOKS,
-    Hooks,
-)
+from pathors_agent.agents.hooks import NO_HOOKS, Hooks
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.history.trim import AsyncHistory, checked, spending
 from pathors_agent.messages import Message, ToolMessage, Usage

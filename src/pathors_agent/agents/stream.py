@@ -32,12 +32,7 @@ from pathors_agent.errors import StreamInUse
 from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.telemetry.runs import RunTelemetry
-from pathors_agent.tools.registry import (
-    AsyncToolChoice,
-    Tools,
-    choice_of,
-    registry_of,
-)
+from pathors_agent.tools.registry import AsyncToolChoice, Tools, choice_of, registry_of
 from pathors_agent.wire.deltas import Delta
 
 

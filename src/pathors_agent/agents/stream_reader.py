@@ -3,18 +3,12 @@
 import sys
 import threading
 import weakref
-from collections.abc import (
-    AsyncGenerator,
-    Generator,
-)
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from types import AsyncGeneratorType, FrameType
 from typing import Any
 
-from pathors_agent.concurrency.event_loops import (
-    EventLoop,
-    running_loop,
-)
+from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 
 # Limits of cleaning up a stream whose event loop is closed.
 UNWIND_SECONDS = 1.0

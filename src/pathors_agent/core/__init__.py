@@ -8,16 +8,7 @@ if TYPE_CHECKING:
     from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 else:
     __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "core.run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
-        },
+        __name__, {"core.run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status")}
     )
 
-__all__ = [
-    "CallModel",
-    "CallTool",
-    "GiveFeedback",
-    "Run",
-    "Status",
-]
+__all__ = ["CallModel", "CallTool", "GiveFeedback", "Run", "Status"]

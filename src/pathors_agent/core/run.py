@@ -14,13 +14,7 @@ from msgspec import Struct
 
 from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role
-from pathors_agent.core.limits import (
-    MAY_RUN,
-    CallVerdict,
-    Limits,
-    Tally,
-    run_tokens,
-)
+from pathors_agent.core.limits import MAY_RUN, CallVerdict, Limits, Tally, run_tokens
 from pathors_agent.messages import (
     AssistantMessage,
     EndedBy,

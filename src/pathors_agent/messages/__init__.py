@@ -168,13 +168,7 @@ class Usage(Value):
     reasoning_tokens: int | None = None
 
     _SHOWN: ClassVar[frozenset[str]] = frozenset(
-        {
-            "prompt_tokens",
-            "completion_tokens",
-            "total_tokens",
-            "cached_tokens",
-            "reasoning_tokens",
-        }
+        {"prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"}
     )
 
     def __add__(self, other: "Usage") -> "Usage":

@@ -15,11 +15,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, get_origin, overload
 
 from pathors_agent.errors import InvalidSetting, ToolDefinitionError
-from pathors_agent.schema.arguments import (
-    CheckedArguments,
-    SchemaValidator,
-    TypedArguments,
-)
+from pathors_agent.schema.arguments import CheckedArguments, SchemaValidator, TypedArguments
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
 from pathors_agent.tools.docstring import read_docstring
@@ -191,11 +187,7 @@ class Tool:
         return partial(Tool, **fields), ()
 
     @classmethod
-    def from_function(
-        cls,
-        function: Callable[..., Any],
-        **options: Unpack[ToolOptions],
-    ) -> "Tool":
+    def from_function(cls, function: Callable[..., Any], **options: Unpack[ToolOptions]) -> "Tool":
         """Build a tool from a function's name, signature and docstring."""
         rest: dict[str, Any] = dict(options)
         name, description = rest.pop("name", None), rest.pop("description", None)
@@ -300,9 +292,7 @@ def tool(function: FunctionT, /) -> FunctionT: ...
 @overload
 def tool(**options: Unpack[ToolOptions]) -> Callable[[FunctionT], FunctionT]: ...
 def tool(
-    function: Callable[..., object] | None = None,
-    /,
-    **options: Unpack[ToolOptions],
+    function: Callable[..., object] | None = None, /, **options: Unpack[ToolOptions]
 ) -> Callable[..., object]:
     """Declare a function as a tool, and return the function unchanged.
 
@@ -328,9 +318,7 @@ def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
     except AttributeError:
         kind = type(function).__name__
         raise refused(
-            _name_of(function),
-            "",
-            f"a {kind} cannot be decorated; use Tool.from_function",
+            _name_of(function), "", f"a {kind} cannot be decorated; use Tool.from_function"
         ) from None
     return function
 

@@ -19,15 +19,8 @@ from pathors_agent.agents.hooks import (
     name_of,
     with_hooks,
 )
-from pathors_agent.agents.perform.bound import (
-    call_tool,
-    call_tool_async,
-    failure_message,
-)
-from pathors_agent.agents.perform.tasks import (
-    LoopTask,
-    Report,
-)
+from pathors_agent.agents.perform.bound import call_tool, call_tool_async, failure_message
+from pathors_agent.agents.perform.tasks import LoopTask, Report
 from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.agents.setup import Journal, RunSetup
 from pathors_agent.concurrency.event_loops import RunCancelled

@@ -26,11 +26,7 @@ from pathors_agent.agents.perform.tasks import (
     left_alone,
     out_of_time,
 )
-from pathors_agent.concurrency.event_loops import (
-    Cancellation,
-    EventLoop,
-    running_loop,
-)
+from pathors_agent.concurrency.event_loops import Cancellation, EventLoop, running_loop
 
 T = TypeVar("T")
 

@@ -12,15 +12,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeVar, cast
 
-from pathors_agent.agents.perform.tasks import (
-    SECOND_STOP_SECONDS,
-    STOP_SECONDS,
-)
+from pathors_agent.agents.perform.tasks import SECOND_STOP_SECONDS, STOP_SECONDS
 from pathors_agent.agents.perform.threads import THIS_THREAD, caller_context, start_native_thread
-from pathors_agent.concurrency.event_loops import (
-    Cancellation,
-    RunCancelled,
-)
+from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
 from pathors_agent.errors import ToolLoopError
 
 T = TypeVar("T")
