@@ -35,7 +35,7 @@ def check_page(limit: int, offset: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """A project's API key as it is stored: its digest, and the parts that people recognise it by.
+    """A project's API key as it is stored: its digest, and the parts by which people recognise it.
 
     `digest` is the SHA-256 of the key in hexadecimal digits. The key itself is not stored.
     """

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class AiohttpTransport(AsyncEndpointTransport["aiohttp.ClientSession"]):
     """`AsyncHTTPTransport` for many concurrent streams: much faster for each piece, on asyncio only.
 
-    Needs the extra `aiohttp`. The arguments are those of `HTTPTransport`; a `client` is used as it
-    is and stays open; otherwise close the transport, or use it in an `async with` statement.
+    Needs the extra `aiohttp`. The arguments are those of `HTTPTransport`. Close the transport, or
+    use it in an `async with` statement. A `client` of your own stays open.
     """
 
     def _connect(self) -> AsyncClients:

@@ -123,8 +123,8 @@ class HTTPTransport(EndpointTransport["httpx2.Client", "HTTPXClient"], Transport
     `base_url` (or PATHORS_BASE_URL) is the address before "/chat/completions"; without it,
     requests go to the project `project_id` (or PATHORS_PROJECT_ID) of the hosted service.
     `api_key` is the bearer token; "" sends none. Without it, PATHORS_API_KEY is sent to the hosted
-    service, the host of PATHORS_BASE_URL and this machine, and to no other host. A `client` is used as it is
-    and stays open; otherwise close the transport, or use it in a `with` statement.
+    service, the host of PATHORS_BASE_URL and this machine, and to no other host. Close the transport,
+    or use it in a `with` statement. A `client` of your own stays open.
 
     - `timeouts`: the seconds to wait for a connection, for data and for a whole answer.
     - `headers`: sent with every request, beside those of the library.
