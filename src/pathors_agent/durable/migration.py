@@ -67,7 +67,9 @@ def prepare(engine: sa.Engine) -> None:
 
 def _migrate(connection: sa.Connection) -> None:
     """Prefix the ids of workflows, sessions and doubts with their agents' names."""
-    agents = _agents(connection)
+    ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    stored = connection.execute(sa.select(STATUS.c.workflow_uuid, STATUS.c.name).where(ours))
+    agents = {segment: name.removeprefix(WORKFLOW_PREFIX) for segment, name in stored}
     sessions, segments = _sessions(connection, agents)
     doubts = [
         {**row._mapping, "agent": agents[row.run]}
@@ -76,7 +78,6 @@ def _migrate(connection: sa.Connection) -> None:
     ]
     _rename_segments(connection, agents)
     # Format 1 counted the starts of a run here; this format counts the deaths of its workers.
-    ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
     connection.execute(sa.update(STATUS).where(ours).values(recovery_attempts=0))
     for table in (SESSIONS, DOUBTS):
         table.drop(connection)
@@ -87,14 +88,6 @@ def _migrate(connection: sa.Connection) -> None:
 
 
 Row = dict[str, str | int]
-
-
-def _agents(connection: sa.Connection) -> dict[str, str]:
-    """Return the agent of each stored segment."""
-    query = sa.select(STATUS.c.workflow_uuid, STATUS.c.name).where(
-        STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
-    )
-    return {row[0]: row[1].removeprefix(WORKFLOW_PREFIX) for row in connection.execute(query)}
 
 
 def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[Row], list[Row]]:

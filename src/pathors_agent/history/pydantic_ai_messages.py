@@ -52,10 +52,6 @@ def _request(reader: HistoryReader, fields: Object) -> None:
                 read(reader, part)
 
 
-def _system(reader: HistoryReader, part: Object) -> None:
-    reader.add(lambda: SystemMessage(content=as_text(part.get("content"))))
-
-
 def _user(reader: HistoryReader, part: Object) -> None:
     content = part.get("content")
     if isinstance(content, list):
@@ -107,7 +103,9 @@ def _retry(reader: HistoryReader, part: Object) -> None:
 
 
 _REQUEST_PARTS: dict[Any, Callable[[HistoryReader, Object], None]] = {
-    "system-prompt": _system,
+    "system-prompt": lambda reader, part: reader.add(
+        lambda: SystemMessage(content=as_text(part.get("content")))
+    ),
     "user-prompt": _user,
     "tool-return": _result,
     "retry-prompt": _retry,

@@ -302,17 +302,13 @@ class MemoryStore(Store):
         """Append notes about a running turn. Raise `SessionConflict` if the lease has expired."""
         if not self._is_held(lease):
             raise changed_conflict(lease)
-        self._forget_old_notes()
+        for session, [*_, (_, until)] in list(islice(self._notes.items(), _FORGOTTEN_AT_ONCE)):
+            if until <= monotonic():
+                del self._notes[session]
         of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
         held = self._notes.setdefault((lease.project, lease.session_id), [])
         until = monotonic() + _KEPT_SECONDS
         held += [(TurnNote(**of, text=text), until) for text in notes]
-
-    def _forget_old_notes(self) -> None:
-        oldest = list(islice(self._notes.items(), _FORGOTTEN_AT_ONCE))
-        for session, [*_, (_, until)] in oldest:
-            if until <= monotonic():
-                del self._notes[session]
 
     async def turn_notes(
         self, project: str | None = None, session_id: str | None = None
@@ -360,7 +356,8 @@ class MemoryStore(Store):
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
         """Begin a named request, or return its state if it has begun before."""
-        self._forget_old_answers()
+        oldest = islice(self._requests.items(), _FORGOTTEN_AT_ONCE)
+        self._forget(of for of, known in oldest if known.can_be_forgotten())
         known = self._requests.get(request)
         if known is not None and known.until > monotonic():
             return RequestRecord(
@@ -370,10 +367,6 @@ class MemoryStore(Store):
             )
         self._requests[request] = _NamedRequest(body_digest, monotonic() + seconds)
         return RequestRecord(state="begun", body_digest=body_digest)
-
-    def _forget_old_answers(self) -> None:
-        oldest = islice(self._requests.items(), _FORGOTTEN_AT_ONCE)
-        self._forget(request for request, known in oldest if known.can_be_forgotten())
 
     def _forget(self, requests: Iterable[RequestId]) -> None:
         for request in list(requests):
