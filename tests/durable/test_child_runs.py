@@ -11,6 +11,7 @@ import pytest
 
 from pathors_agent import AsyncAgent, ToolContext, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed
+from pathors_agent.durable.worker import Worker
 from pathors_agent.testing import calls
 from stored_runs import Script
 
@@ -89,6 +90,7 @@ async def test_cancelling_the_run_cancels_its_sub_agent(database: str) -> None:
 async def test_block_that_is_cancelled_twice_leaves_nothing_open(tmp_path: Path) -> None:
     """A generator that is still open when its event loop ends would be closed there, with errors."""
     begun, ended = asyncio.Event(), asyncio.Event()
+    before = {*threading.enumerate()}
 
     @tool
     async def wait() -> None:
@@ -117,4 +119,33 @@ async def test_block_that_is_cancelled_twice_leaves_nothing_open(tmp_path: Path)
     assert task.cancelled()
     assert ended.is_set()
     assert durable._workers == []
-    assert [each for each in threading.enumerate() if each.name == "pathors-watch"] == []
+    left = {*threading.enumerate()} - before
+    assert [each for each in left if each.name == "pathors-watch"] == []
+
+
+async def test_runs_of_sub_agents_have_no_second_time_to_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, waited = asyncio.Event(), []
+    stop = Worker.stop
+
+    async def noted(self: Worker, *, seconds: float = 20.0) -> None:
+        waited.append(seconds)
+        await stop(self, seconds=0)
+
+    monkeypatch.setattr(Worker, "stop", noted)
+
+    @tool
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    writer = AsyncAgent(Script(calls(("wait", {}))), tools=[wait])
+    agent = AsyncAgent(Script(ASK), tools=[writer.as_tool("writer", "Writes.")])
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with DurableAgent(agent, database=database, queue="q") as durable:
+        async with durable.working(poll=0.05, stop_seconds=7):
+            await durable.start("go")
+            await begun.wait()
+
+    assert waited == [7, 0]

@@ -204,7 +204,11 @@ class DurableAgent(DurableClient[OutputT]):
             attempts=self._attempts,
             deltas=self._stores_deltas,
         )
-        async with child, child.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS):
+        # Its runs had the time in which those of this agent could finish.
+        working = child.working(
+            concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS, stop_seconds=0
+        )
+        async with child, working:
             yield _DurableChild(child)
 
     def _worker(self, client: DBOSClient, children: Mapping[str, "_DurableChild"]) -> Worker:
