@@ -120,11 +120,11 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     # - cassettes
     (
         lambda: Cassette("a.json", untyped(AsyncScriptedTransport("Hi.")), record=True),
-        "Cassette records a Transport, .* not a AsyncScriptedTransport; use AsyncCassette",
+        "Cassette records a Transport, .* not an AsyncScriptedTransport; use AsyncCassette",
     ),
     (
         lambda: AsyncCassette("a.json", untyped(ScriptedTransport("Hi.")), record=True),
-        "AsyncCassette records a AsyncTransport, .* not a ScriptedTransport; use Cassette",
+        "AsyncCassette records an AsyncTransport, .* not a ScriptedTransport; use Cassette",
     ),
     (lambda: Cassette("a.json", untyped("https://h/v1"), record=True), "not a str"),
     (lambda: Cassette("a.json", untyped(lambda: None), record=True), "not a NoneType"),

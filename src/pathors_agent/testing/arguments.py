@@ -330,69 +330,47 @@ def mistaken_arguments(parameters: Any, draws: Draws) -> Mapping[str, JSONValue]
 
 def cut_arguments(parameters: Any, draws: Draws) -> str:
     """Draw truncated arguments."""
-    text = json.dumps(probable_arguments(parameters, draws), ensure_ascii=False)
+    return _cut(probable_arguments(parameters, draws), draws)
+
+
+def _cut(made: Arguments, draws: Draws) -> str:
+    text = json.dumps(made, ensure_ascii=False)
     return text[: draws.integer(0, len(text) - 1)]
 
 
-def _is_empty(made: Arguments, draws: Draws) -> Arguments:
-    return {}
-
-
-def _is_no_object(made: Arguments, draws: Draws) -> str:
-    return draws.choice(["null", "[]", "1", '"a"', "", " "])
-
-
-def _is_no_json(made: Arguments, draws: Draws) -> str:
-    return draws.choice(["{", "{'a': 1}", "{a: 1}", "None", "\x00", "[" * 200])
-
-
-def _is_cut(made: Arguments, draws: Draws) -> str:
-    text = json.dumps(made)
-    return text[: draws.integer(1, len(text) - 1)]
-
-
-def _is_sent_twice(made: Arguments, draws: Draws) -> str:
-    return json.dumps(made) * 2
-
-
-def _is_a_text_of_it(made: Arguments, draws: Draws) -> str:
-    return json.dumps(json.dumps(made))
-
-
-def _lacks_one(made: Arguments, draws: Draws) -> Arguments:
-    if not made:
-        return {}
-    name = draws.choice(list(made))
+def _without_one(made: Arguments, draws: Draws) -> Arguments:
+    name = draws.choice([*made]) if made else None
     return {other: value for other, value in made.items() if other != name}
 
 
-def _has_one_more(made: Arguments, draws: Draws) -> Arguments:
-    return {**made, "unknown": 1}
-
-
-def _has_one_twice(made: Arguments, draws: Draws) -> str:
-    if not made:
-        return '{"a": 1, "a": 2}'
-    name = draws.choice(list(made))
-    value = f"{json.dumps(name)}: {json.dumps(made[name])}"
+def _with_one_twice(made: Arguments, draws: Draws) -> str:
+    name = draws.choice([*made] or ["a"])
+    value = f"{json.dumps(name)}: {json.dumps(made.get(name, 1))}"
     return "{" + f"{value}, {value}" + "}"
 
 
-def _has_one_of_another_type(made: Arguments, draws: Draws) -> Mapping[str, JSONValue] | str:
-    if not made:
-        return "[]"
-    name = draws.choice(list(made))
-    return {**made, name: draws.choice(_VALUES)}
+def _with_another_type(made: Arguments, draws: Draws) -> Mapping[str, JSONValue]:
+    return {**made, draws.choice([*made] or ["a"]): draws.choice(_VALUES)}
 
 
-def _has_no_number(made: Arguments, draws: Draws) -> str:
-    name = json.dumps(draws.choice(list(made) or ["a"]))
+def _with_no_number(made: Arguments, draws: Draws) -> str:
+    name = json.dumps(draws.choice([*made] or ["a"]))
     return "{" + f"{name}: {draws.choice(['NaN', 'Infinity', '1e999', '-'])}" + "}"
 
 
 _VALUES: list[JSONValue] = [None, "", 0, -1, 10**30, 0.5, True, [], {}, "5", "é" * 3, "../../etc"]
+_NOT_OBJECTS = ["null", "[]", "1", '"a"', "", " "]
+_NOT_JSON = ["{", "{'a': 1}", "{a: 1}", "None", "\x00", "[" * 200]
 _MISTAKES: list[Callable[[Arguments, Draws], Mapping[str, JSONValue] | str]] = [
-    *(_is_empty, _lacks_one, _has_one_more, _has_one_of_another_type),
-    *(_is_no_object, _is_no_json, _is_cut, _is_sent_twice, _is_a_text_of_it),
-    *(_has_one_twice, _has_no_number),
+    lambda made, draws: {},
+    _without_one,
+    lambda made, draws: {**made, "unknown": 1},
+    _with_another_type,
+    lambda made, draws: draws.choice(_NOT_OBJECTS),
+    lambda made, draws: draws.choice(_NOT_JSON),
+    _cut,
+    lambda made, draws: json.dumps(made) * 2,
+    lambda made, draws: json.dumps(json.dumps(made)),  # a JSON text in a JSON text
+    _with_one_twice,
+    _with_no_number,
 ]

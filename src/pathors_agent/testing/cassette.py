@@ -12,6 +12,7 @@ from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
 from pathors_agent.testing.scripted_transport import each_piece
 from pathors_agent.testing.tape import AskedRequest, Failure, RecordedExchange, Tape
+from pathors_agent.testing.usage import with_article
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -150,9 +151,9 @@ def _wrong_transport(given: object, kind: type[object]) -> str:
     if kind is AsyncTransport:
         own, other = other, own
     hint = f"; use {other}" if isinstance(given, Transport | AsyncTransport) else ""
-    given_kind = type(given).__name__
     return (
-        f"{own} records a {kind.__name__}, or a function that makes one, not a {given_kind}{hint}"
+        f"{own} records {with_article(kind.__name__)}, or a function that returns one, not "
+        f"{with_article(type(given).__name__)}{hint}"
     )
 
 

@@ -30,14 +30,16 @@ def tools_of(tools: Any, *, function: str) -> ToolRegistry:
             f"{function}(tools)"
         )
     if isinstance(getattr(tools, "tools", None), ToolRegistry):
-        raise TypeError(f"{function} takes tools, not {_an(kind)}: pass its .tools")
+        raise TypeError(f"{function} takes tools, not {with_article(kind)}: pass its .tools")
     if callable(tools):
         raise TypeError(
             f"{function} takes a list of tools, not a function that chooses them: call "
             "it, and pass the tools that it returns"
         )
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
-        raise TypeError(f"{function} takes a list of tools or a ToolRegistry, not {_an(kind)}")
+        raise TypeError(
+            f"{function} takes a list of tools or a ToolRegistry, not {with_article(kind)}"
+        )
     return registry_of(tools)
 
 
@@ -59,13 +61,15 @@ def messages_of(history: Any, *, function: str) -> list[Message]:
         raise TypeError(f"{function} takes messages, not a {kind}: pass its .messages")
     wrong = (str, bytes, Mapping, *_MESSAGES)
     if isinstance(history, wrong) or not isinstance(history, Iterable):
-        raise TypeError(f"{function} takes a list of messages, not {_an(type(history).__name__)}")
+        raise TypeError(
+            f"{function} takes a list of messages, not {with_article(type(history).__name__)}"
+        )
     messages = list(history)
     for index, message in enumerate(messages):
         if not isinstance(message, _MESSAGES):
             raise TypeError(
                 f"{function} takes messages, and messages[{index}] is "
-                f"{_an(type(message).__name__)}: load it with load_messages"
+                f"{with_article(type(message).__name__)}: load it with load_messages"
             )
     return messages
 
@@ -76,7 +80,7 @@ def maker_of(make: Any, *, function: str, wanted: str, example: str) -> Callable
         raise TypeError(f"{function} takes a function that returns {wanted}, not an async function")
     if not callable(make):
         raise TypeError(
-            f"{function} takes a function that returns {wanted}, not {_an(type(make).__name__)}: "
+            f"{function} takes a function that returns {wanted}, not {with_article(type(make).__name__)}: "
             f"write {example}"
         )
     made: Callable[..., Any] = make
@@ -93,8 +97,8 @@ def check_made(made: object, kind: type[object], *, function: str, other: str = 
         raise TypeError(f"the function passed to {function} returned an awaitable; it must be sync")
     hint = f"; use {other}" if other and isinstance(made, Transport | AsyncTransport) else ""
     raise TypeError(
-        f"the function passed to {function} returned {_an(type(made).__name__)}, not "
-        f"{_an(kind.__name__)}{hint}"
+        f"the function passed to {function} returned {with_article(type(made).__name__)}, not "
+        f"{with_article(kind.__name__)}{hint}"
     )
 
 
@@ -105,5 +109,6 @@ def count_of(value: Any, *, name: str, least: int) -> int:
     return value
 
 
-def _an(kind: str) -> str:
+def with_article(kind: str) -> str:
+    """Return the name of a class with its article."""
     return f"an {kind}" if kind[0] in "AEIOUaeiou" else f"a {kind}"
