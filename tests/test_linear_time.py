@@ -3,16 +3,17 @@
 Each shape is made in two sizes, one four times the other, and the work of both is counted.
 """
 
+import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
 from counting import check_linear, work_of
 from pathors_agent import load_messages
-from pathors_agent.agents.agent import Agent
+from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Run
@@ -37,8 +38,15 @@ from pathors_agent.testing import ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.tool import Tool, tool
-from pathors_agent.transports.base import Request, Response, Transport
+from pathors_agent.transports.base import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
 from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.completion_bytes import plain_body
 from pathors_agent.wire.deltas import ToolCallDelta
 from pathors_agent.wire.messages import read_client_messages
 from pathors_agent.wire.response_stream import ResponseStream
@@ -401,3 +409,45 @@ TOOLS: dict[str, tuple[int, Shape]] = {
 def test_work_is_linear_in_the_tools_and_their_parameters(kind: str) -> None:
     size, shape = TOOLS[kind]
     check_linear(shape, size // 10)
+
+
+# - a run with a tool
+
+
+class Completions(AsyncTransport):
+    """A model that calls a tool and then answers, as plain completions of one piece."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self._bodies = itertools.cycle(bodies)
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        yield AsyncResponse(status=200, pieces=self._pieces(next(self._bodies)))
+
+    async def _pieces(self, body: bytes) -> AsyncIterator[bytes]:
+        yield body
+
+
+@tool
+async def add_two(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def test_tool_round_trip_takes_few_lines() -> None:
+    call = ToolCall(id="call_1", name="add_two", arguments='{"a": 1, "b": 2}')
+    asks = AssistantMessage(content=None, tool_calls=(call,), finish_reason="tool_calls")
+    answers = AssistantMessage(content="It is 3.", finish_reason="stop")
+    agent = AsyncAgent(Completions(plain_body(asks), plain_body(answers)), tools=[add_two])
+
+    def runs(count: int) -> int:
+        async def main() -> None:
+            for _ in range(count):
+                assert (await agent.run("What is 1 and 2?")).output == "It is 3."
+
+        return work_of(lambda: asyncio.run(main()), allocations=False).lines
+
+    runs(1)  # imports, and fills caches
+
+    # 2,530 with asyncio's own lines: two model calls, and an async tool in a task of its own.
+    assert (runs(21) - runs(1)) / 20 <= 2_700
