@@ -110,7 +110,7 @@ def _was_cut(answer: EndpointAnswer) -> Observation:
     if message.finish_reason == "length":
         return holds()
     if len(message.text.split()) > _MANY_WORDS:
-        return fails(f"max_tokens={_FEW_TOKENS} was taken, and the answer went on")
+        return fails(f"max_tokens={_FEW_TOKENS} was ignored: the answer went on")
     return not_seen("the model's answer was too short to be cut")
 
 
@@ -200,7 +200,7 @@ def _answer_of_a_type(asking: ProbeClient) -> Observation:
         return not_seen(f"the answer was cut at {asking.tokens} tokens")
     value = replace(answer, body=answer.message.text.encode()).value
     if not isinstance(value, dict) or not isinstance(value.get("city"), str):
-        return fails("response_format was taken, and the answer does not fit its schema")
+        return fails("response_format was ignored: the answer does not fit its schema")
     asking.adopt(structured="response_format")
     return holds()
 

@@ -213,7 +213,7 @@ def _forced(asking: ProbeClient) -> Observation:
     if not answer.message.tool_calls:
         if answer.message.finish_reason == "length":
             return not_needed(f"the answer was cut at {asking.tokens} tokens; {remedy} is safe")
-        return fails("tool_choice was taken, and the model called no tool", profile=remedy)
+        return fails("tool_choice was ignored: the model called no tool", profile=remedy)
     asking.adopt(requires_calls=True)
     return holds()
 
@@ -323,7 +323,7 @@ def _parts_of_results(asking: ProbeClient) -> Observation:
 def _image_result(asking: ProbeClient) -> Observation:
     """Send an image in either place; more models read it in a user message."""
     if asking.profile.result_media == _LEAST["result_media"]:
-        return fails("tool messages take no lists of parts", profile=_settings_of("result_media"))
+        return fails("tool messages accept no lists of parts", profile=_settings_of("result_media"))
     places = ("user_message", "tool_message")
     problems = {
         media: asking.ask(*_IMAGE, tools=_DEFINITIONS, result_media=media).problem

@@ -64,7 +64,7 @@ def _error_for(body: bytes, what: str) -> Callable[[ProbeClient], Observation]:
 def _wrong_key(asking: ProbeClient) -> Observation:
     answer = asking.ask(HELLO, headers={"Authorization": f"Bearer wrong-{token_hex(8)}"})
     if not answer.is_refused:
-        return not_seen("it takes any key")
+        return not_seen("it accepts any key")
     if answer.failure:
         return fails(answer.problem)
     if answer.status not in _KEY_REFUSED:
@@ -150,7 +150,7 @@ def _agent(asking: ProbeClient) -> Observation:
         return not_seen("the model called no tool")
     if result.status is Status.LIMIT_REACHED:
         return not_seen(f"the model called again after each of {calls} results")
-    return holds(f"{calls} tool calls, then {result.status.value}")
+    return holds(f"tool calls: {calls}; then {result.status.value}")
 
 
 def _quirks(asking: ProbeClient) -> Observation:
