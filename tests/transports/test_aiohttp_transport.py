@@ -159,7 +159,7 @@ async def test_finished_answer_is_forgotten(scripted_server: StartServer) -> Non
 def test_proxy_that_is_none_for_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
 
-    with pytest.raises(InvalidSetting, match="no HTTP proxy"):
+    with pytest.raises(InvalidSetting, match="not an HTTP proxy"):
         AiohttpTransport("http://elsewhere.invalid/v1")
 
 
