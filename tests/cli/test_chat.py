@@ -220,6 +220,26 @@ def test_person_is_asked_before_a_call_that_needs_approval(server: Server) -> No
     assert "paid 7" not in terminal.shown
 
 
+@pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
+def test_person_who_leaves_the_question_goes_on(server: Server, key: str) -> None:
+    with on_terminal(server, "shop", NO_COLOR="1") as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("pay 5\n")
+        terminal.wait_for(QUESTION)
+        if key == "\x03":
+            terminal.press_until(key, "you     ")
+        else:
+            terminal.type(key)
+            terminal.wait_for("you     ")
+        terminal.type("Hello\n")
+        shown = terminal.wait_for("model   I am a stand-in")
+        terminal.wait_for("you     ")
+        terminal.type("exit\n")
+
+        assert terminal.end() == 0
+    assert "error" not in shown
+
+
 def test_call_left_open_by_a_pipe_is_decided_on_a_terminal(server: Server) -> None:
     shown = chat(server, "pay 5\npay 6\n", "--session", "later", project="shop")
 

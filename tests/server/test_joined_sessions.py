@@ -248,6 +248,17 @@ def test_user_may_pass_over_a_call_that_waits_for_approval(stream: bool) -> None
         assert contents(server)[2:] == ["Not run: the user went on.", "No, wait", "As you like."]
 
 
+def test_client_may_answer_a_call_that_its_user_passes_over(stream: bool) -> None:
+    with live(project(calls(("pay", {"amount": 5})), "As you like.", tools=[pay])) as server:
+        client = Client(server, stream)
+        client.say("Pay 5")
+        client.send(result("call_1", "The user stopped."), "No, wait")
+
+        assert contents(server)[2:] == ["Not run: the user went on.", "No, wait", "As you like."]
+        refused = server.complete(result("call_1", '{"approved": true}'), "Pay", session="s1")
+        assert refused.status_code == 400
+
+
 def test_system_messages_of_a_request_apply_to_it_alone(store: Store, stream: bool) -> None:
     with live(project("one", "two", "three"), store=store) as server:
         client = Client(server, stream)

@@ -42,6 +42,22 @@ def test_stopped_answer_leaves_the_session_as_it_was(new_tab: NewTab) -> None:
         assert [m["content"] for m in stored] == ["Tell me a story", "The end."]
 
 
+def test_escape_that_clears_the_search_stops_nothing(new_tab: NewTab) -> None:
+    model = HoldingTransport(answer("Once upon a time", chunk_size=4))
+    with live(Project(id="demo", transport=model), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Tell me a story")
+        chat.answers.get_by_text("Once").wait_for()
+        search = chat.page.get_by_label("Search sessions")
+
+        search.fill("cats")
+        search.press("Escape")
+        assert search.input_value() == ""
+        assert chat.button("Stop the answer").is_visible()
+        search.press("Escape")
+        chat.hears("Stopped")
+
+
 def test_stopped_answer_to_an_approval_asks_again_and_repeats_no_begun_call(
     new_tab: NewTab,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import { attachedTo, mediaBox } from "./content.js";
 import { button, copyButton, element, say } from "./elements.js";
-import { GrowingText } from "./markdown.js";
+import { GrowingText, PlainText } from "./markdown.js";
 import { ToolCard } from "./tool_card.js";
 
 const ENDINGS = {
@@ -16,7 +16,7 @@ export class Answer {
   #body = element("div", { class: "body" });
   #texts = [];
   #text = null; // the one of them that grows
-  #thoughts = null; // the text node of the reasoning that grows
+  #thoughts = null; // the reasoning that grows
   #cards = [];
   #waiting = new Map(); // the open calls that a person answers, by id
   #tokens = null;
@@ -65,11 +65,11 @@ export class Answer {
     if (!piece) return;
     if (!this.#thoughts) {
       this.endText();
-      this.#thoughts = document.createTextNode("");
-      const box = element("p", { class: "thoughts", dir: "auto" }, this.#thoughts);
+      this.#thoughts = new PlainText();
+      const box = element("div", { class: "thoughts", dir: "auto" }, this.#thoughts.node);
       this.#body.append(element("details", { class: "reasoning" }, element("summary", {}, "Reasoning"), box));
     }
-    this.#thoughts.appendData(piece);
+    this.#thoughts.append(piece);
   }
 
   endText() {

@@ -191,6 +191,7 @@ byId("skip").addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || isComposing(event) || document.querySelector("dialog[open]")) return;
+  if (event.target === byId("search") && byId("search").value) return; // which it clears
   if (byId("chat").classList.contains("sidebar-shown")) showSidebar(false);
   else chat.stop();
 });

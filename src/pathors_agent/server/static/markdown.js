@@ -164,7 +164,7 @@ class Paragraphs {
 }
 
 /** A text that is shown as it is; a browser lays out each of its boxes once. */
-class PlainText {
+export class PlainText {
   node = element("div", { class: "plain" });
   #last = null; // the text node that grows
 

@@ -37,14 +37,9 @@ def add_new_messages(
     own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
     decisions = _by_call(decided, waiting.values())
+    _add_sent_decisions(decisions, joined, waiting)
     for index, message in enumerate(joined.new, start=joined.start):
-        if isinstance(message, ToolMessage) and message.tool_call_id in waiting:
-            approval = waiting[message.tool_call_id]
-            decision = _decision(message.text, approval, f"messages[{index}]")
-            if decisions.setdefault(approval.call.id, decision) is not decision:
-                raise _decided_twice(approval, index)
-            continue
-        if isinstance(message, ToolMessage) and message.tool_call_id in answered:
+        if isinstance(message, ToolMessage) and message.tool_call_id in answered | waiting.keys():
             continue
         if not isinstance(message, ToolMessage):
             _add_results(conversation, shown)
@@ -180,6 +175,27 @@ def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[s
     return {calls[decision.digest]: decision for decision in decided}
 
 
+def _add_sent_decisions(
+    decisions: dict[str, Decision], joined: Joined, waiting: Mapping[str, Approval]
+) -> None:
+    """Add the decisions that are tool messages.
+
+    A client that lets its user go on answers the calls that wait in its own words. Such a result
+    before a message of the user is no decision.
+    """
+    users = [i for i, message in enumerate(joined.new) if isinstance(message, UserMessage)]
+    for index, message in enumerate(joined.new):
+        if not isinstance(message, ToolMessage) or message.tool_call_id not in waiting:
+            continue
+        said = read_json(message.text)
+        if users and index < users[-1] and not isinstance(said, dict):
+            continue
+        place, approval = joined.start + index, waiting[message.tool_call_id]
+        decision = _decision(said, approval, f"messages[{place}]")
+        if decisions.setdefault(approval.call.id, decision) is not decision:
+            raise _decided_twice(approval, place)
+
+
 def _decided_twice(approval: Approval, index: int) -> Problem:
     return bad_request(
         "The messages do not fit the session",
@@ -187,9 +203,8 @@ def _decided_twice(approval: Approval, index: int) -> Problem:
     )
 
 
-def _decision(text: str, approval: Approval, place: str) -> Decision:
-    """Read a person's decision about a call that waits for it."""
-    said = read_json(text)
+def _decision(said: object, approval: Approval, place: str) -> Decision:
+    """Return a person's decision about a call that waits for it, from the JSON of its message."""
     if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
         raise bad_request(
             "The call waits for a person's approval",
