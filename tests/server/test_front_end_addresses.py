@@ -366,6 +366,26 @@ def test_ag_ui_interrupt_is_resolved_with_other_arguments() -> None:
         assert result["content"].startswith("paid 1.0")
 
 
+@pytest.mark.parametrize(
+    ("answered", "told"),
+    [
+        ({"status": "cancelled"}, "Not run: a person said no."),
+        ({"status": "resolved", "payload": {"approved": True}}, "paid 5.0"),
+    ],
+    ids=["cancelled", "approved"],
+)
+def test_ag_ui_interrupt_is_answered_with_a_new_message(answered: Any, told: str) -> None:
+    with serving(calls(("pay", {"amount": 5.0})), "Fine.") as server:
+        [interrupt] = events(ag_ui(server, said("Pay.")))[-1]["outcome"]["interrupts"]
+        function = {"name": "pay", "arguments": '{"amount": 5.0}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        known = [said("Pay."), {"id": "a1", "role": "assistant", "toolCalls": [call]}]
+        resume = [{"interruptId": interrupt["id"], **answered}]
+        found = events(ag_ui(server, *known, {**said("And more"), "id": "u2"}, resume=resume))
+        assert "user" not in [event.get("role") for event in found]
+        assert [content for _, content in roles(server)][2:] == [told, "And more", "Fine."]
+
+
 def test_result_of_the_clients_tool_may_stand_before_that_of_the_server() -> None:
     with serving(calls(("ask", {}), ("add", {"a": 1, "b": 2})), "Done.") as server:
         tools = [{"type": "function", "function": ASK}]

@@ -517,6 +517,26 @@ def test_ag_ui_resume_approves_only_on_true(
     assert (found.digest, found.approved, found.arguments) == ("d", approved, arguments)
 
 
+async def test_ag_ui_message_with_a_decision_follows_the_result_of_its_call() -> None:
+    running = agent(calls(("pay", {"amount": 5.0})), "Fine.")
+    [interrupt] = (await ag_ui(running.stream("Pay.")))[-1]["outcome"]["interrupts"]
+    function = {"name": "pay", "arguments": '{"amount": 5.0}'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    request = ag_ui_request(
+        {"id": "u1", "role": "user", "content": "Pay."},
+        {"id": "a1", "role": "assistant", "toolCalls": [call]},
+        {"id": "u2", "role": "user", "content": "No, wait."},
+        resume=[{"interruptId": interrupt["id"], "status": "cancelled"}],
+    )
+
+    conversation = request.conversation
+    events = await ag_ui(running.stream(conversation=conversation, decisions=request.decisions))
+    assert events[-1]["type"] == "RUN_FINISHED"
+    assert [message.text for message in conversation.messages[2:]] == [
+        *("Not run: a person said no.", "No, wait.", "Fine."),
+    ]
+
+
 def test_ag_ui_body_with_an_illegal_history_or_tool_is_refused() -> None:
     with pytest.raises(ValidationError, match="no tool message may come"):
         ag_ui_request({"id": "1", "role": "tool", "toolCallId": "x", "content": "1"})

@@ -1,5 +1,6 @@
 """Sessions continued over HTTP by every kind of history, on every store, streamed and not."""
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,18 @@ def test_user_may_pass_over_a_call_that_waits_for_approval(stream: bool) -> None
         client.say("No, wait")
 
         assert contents(server)[2:] == ["Not run: the user went on.", "No, wait", "As you like."]
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_user_may_add_a_message_to_a_decision(stream: bool, approved: bool) -> None:
+    with live(project(calls(("pay", {"amount": 5})), "As you like.", tools=[pay])) as server:
+        asked = server.complete("Pay 5", session="s1").json()["choices"][0]["message"]
+        digest = asked["tool_calls"][0]["approval"]["digest"]
+        decision = json.dumps({"approved": approved, "digest": digest})
+        server.complete(result("call_1", decision), "And more", session="s1", stream=stream)
+
+        told = "paid 5" if approved else "Not run: a person said no."
+        assert contents(server)[2:] == [told, "And more", "As you like."]
 
 
 def test_client_may_answer_a_call_that_its_user_passes_over(stream: bool) -> None:

@@ -366,6 +366,27 @@ def test_approved_call_of_a_turn_that_failed_is_not_run_again() -> None:
         ]
 
 
+def test_message_behind_a_decision_is_told_once_when_its_turn_is_repeated() -> None:
+    payments = Payments()
+    script = (calls(("order", {"amount": 5})), PAY, BROKEN, "Both came.")
+    model = Waiting(*script, waits_with=9)
+    tools = [order, *payments.tools()]
+    with live(Project(id="demo", transport=model, tools=tools)) as server:
+        asked = ask(server, body("Order 5"), **NAMED).json()["choices"][0]["message"]
+        digest = asked["tool_calls"][0]["approval"]["digest"]
+        yes = result("call_1", json.dumps({"approved": True, "digest": digest}))
+        also = {"role": "user", "content": "And pay."}
+        failed = server.complete(yes, also, session="s1", headers=KEY)
+        again = server.complete(yes, also, session="s1", headers=KEY)
+
+        assert failed.status_code == 502
+        assert said(again) == "Both came."
+        assert [m["content"] for m in server.stored("s1")] == [
+            *("Order 5", None, "ordered 5", "And pay.", None, "paid 5", "Both came."),
+        ]
+        assert len(payments.keys) == 1
+
+
 def test_interrupted_turn_follows_the_results_of_its_clients_calls() -> None:
     weather = external("weather", city=str)
     script = (calls(("weather", {"city": "Oslo"})), PAY, BROKEN, "Sunny, and paid.")

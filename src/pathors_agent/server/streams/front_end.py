@@ -108,11 +108,17 @@ class FrontEndRequest(Body, ABC):
     def conversation(self) -> Conversation:
         """The client's history.
 
-        Its last calls may be open. A user's message closes the calls that were open before it.
+        Its last calls may be open. A user's message closes the calls that were open before it, unless
+        the request has decisions about them: then it follows their results.
         """
         conversation = Conversation()
-        for message in self.sent_messages:
+        sent = self.sent_messages
+        last = max((i for i, m in enumerate(sent) if isinstance(m, AssistantMessage)), default=-1)
+        for index, message in enumerate(sent):
             if isinstance(message, UserMessage) and conversation.open_calls:
+                if self.decisions and index > last:
+                    conversation.queue_message(message)
+                    continue
                 conversation.close_open_calls()
             conversation.append(message)
         return conversation

@@ -6,7 +6,14 @@ from functools import partial
 from pydantic import ValidationError
 
 from pathors_agent.agents.approvals import Approval
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    JSONValue,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.server.http.completion import (
     CompletionRequest,
     StreamOptions,
@@ -186,6 +193,8 @@ class FrontEndWriter(EventWriter):
             await self._send(events)
 
     def _shows(self, item: Delta | Message) -> bool:
+        if isinstance(item, UserMessage):
+            return item.feedback  # the client has its own messages
         return self._shows_reasoning or not isinstance(item, ReasoningDelta)
 
     async def _open(self) -> None:

@@ -133,7 +133,11 @@ class TurnJournal:
                 case AssistantMessage():
                     self._begun.clear()
                     _append(conversation, noted)
-                case ToolMessage() | UserMessage() | SystemMessage():
+                case UserMessage():
+                    if not noted.feedback:
+                        conversation.next_queued()  # this message, which came with decisions
+                    _append(conversation, noted)
+                case ToolMessage() | SystemMessage():
                     _append(conversation, noted)
         self._begun_in = conversation.turns
         self._noted = {id(message) for message in conversation.messages}

@@ -43,7 +43,10 @@ def add_new_messages(
             continue
         if not isinstance(message, ToolMessage):
             _add_results(conversation, shown)
-        if isinstance(message, UserMessage) and not decisions:
+        if isinstance(message, UserMessage) and decisions:
+            conversation.queue_message(message)  # it follows the results of the decided calls
+            continue
+        if isinstance(message, UserMessage):
             _close_open_calls(conversation, own_names)
         _add_interrupted(conversation, pending, shown)
         try:
