@@ -184,6 +184,23 @@ def test_session_that_arrives_late_does_not_replace_a_newer_one(new_tab: NewTab)
         assert chat.texts() == ["Hello", "New."]
 
 
+def test_list_stays_as_long_as_it_was_when_a_turn_ends(new_tab: NewTab) -> None:
+    with live(project(*["Hello."] * 43), ui=True) as server:
+        for number in range(42):
+            server.complete("Hi", session=f"s{number}")
+        chat = opened(new_tab, server)
+        lines = chat.page.locator("#sessions > li")
+
+        chat.button("Show older ones").click()
+        lines.nth(39).wait_for()
+        chat.say("Hello")
+        chat.page.get_by_text("43 sessions").wait_for()
+        assert lines.count() == 40
+        chat.button("Show older ones").click()
+        lines.nth(42).wait_for()
+        assert not chat.button("Show older ones").is_visible()
+
+
 def test_session_is_listed_once_when_a_new_one_moves_it(new_tab: NewTab) -> None:
     with live(project(*["Hello."] * 22), ui=True) as server:
         for number in range(21):

@@ -32,8 +32,8 @@ export class Api {
     Object.assign(this, { key, project, maxBodyBytes });
   }
 
-  sessions(page, search) {
-    return this.#json("GET", `sessions?${new URLSearchParams({ page, search })}`);
+  sessions(page, search, pageSize) {
+    return this.#json("GET", `sessions?${new URLSearchParams({ page, pageSize, search })}`);
   }
 
   session(id) {

@@ -3,6 +3,10 @@
 import { byId, element } from "./elements.js";
 import { shown } from "./json_text.js";
 
+const PAGE_SIZE = 20;
+// The server lists no more at once.
+const MAX_LISTED = 200;
+
 // Long enough for the next letter to be typed.
 const TYPING_MS = 250;
 
@@ -27,20 +31,20 @@ export class SessionList {
     this.#more.addEventListener("click", () => this.#load(this.#page + 1));
     byId("search").addEventListener("input", () => {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.refresh(), TYPING_MS);
+      this.#timer = setTimeout(() => this.#load(1), TYPING_MS);
     });
   }
 
-  /** Load the list anew; an error is told in its place. */
+  /** Load the list anew, as far as it is shown; an error is told in its place. */
   refresh() {
-    return this.#load(1);
+    return this.#load(1, Math.min(this.#page, MAX_LISTED / PAGE_SIZE));
   }
 
   /** Show the first page of sessions; errors are the caller's. */
   async start(api) {
     this.api = api;
     byId("search").value = "";
-    this.#show(await api.sessions(1, ""), 1);
+    this.#show(await api.sessions(1, "", PAGE_SIZE), 1, 1);
   }
 
   /** Return a session's title, or "" if it has none or is not known. */
@@ -56,18 +60,20 @@ export class SessionList {
     }
   }
 
-  async #load(page) {
+  /** Load pages; several of them are the first ones. */
+  async #load(page, last = page) {
     const asked = ++this.#asked;
     try {
-      const found = await this.api.sessions(page, byId("search").value);
-      if (asked === this.#asked) this.#show(found, page);
+      const size = PAGE_SIZE * (last - page + 1);
+      const found = await this.api.sessions(page, byId("search").value, size);
+      if (asked === this.#asked) this.#show(found, page, last);
     } catch (error) {
       if (asked === this.#asked) this.#state.textContent = error.message;
     }
   }
 
-  #show({ data, pagination }, page) {
-    this.#page = page;
+  #show({ data, pagination }, page, last) {
+    this.#page = last;
     if (page === 1) {
       this.#list.replaceChildren();
       this.#ended = 0;
@@ -79,10 +85,10 @@ export class SessionList {
     const known = new Set([...this.#list.querySelectorAll("button")].map(({ dataset }) => dataset.session));
     const others = live.filter(({ sessionId }) => !known.has(sessionId));
     this.#list.append(...others.map((session) => this.#line(session)));
-    const hasMore = page < pagination.totalPages;
+    const hasMore = last * PAGE_SIZE < pagination.total;
     this.#more.hidden = !hasMore;
     // A page of sessions that have all ended shows nothing.
-    if (hasMore && !live.length) this.#load(page + 1);
+    if (hasMore && !live.length) this.#load(last + 1);
     this.#tellCount(pagination.total - this.#ended);
     this.mark(this.#current);
     this.#loaded();
