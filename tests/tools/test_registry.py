@@ -181,6 +181,16 @@ def test_option_of_another_type_is_refused(option: str, value: Any) -> None:
     assert caught.value.path == option
 
 
+@pytest.mark.parametrize("properties", [None, 0, True, "", "word", ["word"]])
+def test_properties_that_are_no_object_are_refused(properties: Any) -> None:
+    parameters = {"type": "object", "properties": properties}
+
+    with pytest.raises(ToolDefinitionError) as caught:
+        ToolRegistry([replace(RAW, parameters=parameters)])
+
+    assert caught.value.path == "parameters/properties"
+
+
 def test_schema_with_the_name_of_the_context_is_refused() -> None:
     def look(word: ToolContext) -> str:
         return word.key

@@ -48,7 +48,8 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
-    if tool.context_parameter in parameters.get("properties", ()):
+    properties = parameters.get("properties")
+    if isinstance(properties, Mapping) and tool.context_parameter in properties:
         path = f"parameters/properties/{tool.context_parameter}"
         raise refused(tool.name, path, "is the name of the ToolContext, which no model can send")
     _check_options(tool)
