@@ -328,8 +328,9 @@ async def test_packing_without_its_package_is_final_and_names_the_package(
     monkeypatch.setattr("aiohttp.http_parser.HAS_ZSTD", False)
     server = scripted_server([answer(b"\x1b\x00\x00", Content_Encoding=packing)])
 
-    with pytest.raises(TransportError, match=f"cannot be decompressed.*{package}") as caught:
-        await read_all(AiohttpTransport(server.url))
+    async with AiohttpTransport(server.url) as transport:
+        with pytest.raises(TransportError, match=f"cannot be decompressed.*{package}") as caught:
+            await read_all(transport)
 
     assert not caught.value.retryable
     assert len(server.requests) == 1

@@ -77,7 +77,7 @@ class Endpoint:
             authorization = _bearer_authorization(key, needed=not address)
         self._own = _merged(authorization, headers)
         self._timeouts = timeouts
-        self._session_header = _checked_name(session_header)
+        self._session_header = _checked_name("session_header", session_header)
         self.headers = _merged(_own_headers(), self._own)
         self._keeps_history = keeps_history(str(base or self._base))
         self.is_resolved = False
@@ -365,15 +365,16 @@ def _check_kind(name: str, value: object, kind: type[object] | UnionType, wanted
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     _check_kind("headers", headers, Mapping, "a mapping of names to values")
     return {
-        _checked_name(name): _checked_value(f"The header {name}", value)
+        _checked_name("headers", name): _checked_value(f"The header {name}", value)
         for name, value in headers.items()
     }
 
 
-def _checked_name(name: object) -> str:
+def _checked_name(setting: str, name: object) -> str:
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise InvalidSetting(
-            "headers= has a name that is empty, or has a character that header names cannot have."
+            f"{setting}= has a name that is not a string, is empty, or has a character that header "
+            "names cannot have."
         )
     return name
 
