@@ -193,7 +193,10 @@ def has_no_json(agent: Agent) -> Agent:
         (has_two, "output=has_two must take one argument"),
         (has_none, "output=has_none must take one argument"),
         (has_context, "output=has_context must take one argument"),
-        (has_no_type, "output=has_no_type must take one argument, the answer, annotated with its type"),
+        (
+            has_no_type,
+            "output=has_no_type must take one argument, the answer, annotated with its type",
+        ),
         (has_no_json, "output=has_no_json is not a function of a model's answer"),
         (Registry.find, "output=find must take one argument"),
         (functools.partial(int, base=8), "output=a partial function "),
