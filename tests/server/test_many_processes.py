@@ -112,7 +112,7 @@ def test_key_that_one_process_revoked_is_refused_by_the_others(servers: list[Ser
     database = servers[0].database
     (key_id,) = [
         each["id"]
-        for each in json.loads(run("keys", "list", "--json", "--database", database).stdout)
+        for each in json.loads(run("keys", "list", "--json", "--database", database).stdout)["data"]
         if each["project"] == "process"
     ]
     run("keys", "revoke", key_id, "--database", database)
