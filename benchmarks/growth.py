@@ -74,10 +74,7 @@ def _small_reads(settings: Settings) -> Measured:
         for peer in peers:
             contenders[peer.name] = partial(_run, runner, peer, reads)
         timings = measure(
-            "reads of 1 byte",
-            contenders,
-            rounds=settings.rounds,
-            check=lambda got: got == expected,
+            "reads of 1 byte", contenders, rounds=settings.rounds, check=lambda got: got == expected
         )
     for peer in peers:
         what = f"reader / {peer.name}: text, 1 byte a read"

@@ -4,14 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks.answers import Answer
-from pathors_agent import (
-    AssistantMessage,
-    AsyncAgent,
-    AsyncResponse,
-    AsyncTransport,
-    Request,
-    Tool,
-)
+from pathors_agent import AssistantMessage, AsyncAgent, AsyncResponse, AsyncTransport, Request, Tool
 from pathors_agent.wire.response_stream import ResponseStream
 
 # Client tools: the run stops at the calls, as the peers' streams do.

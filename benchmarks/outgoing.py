@@ -201,10 +201,7 @@ class Create(Sender):
 
     async def _send(self) -> None:
         stream = await self._client.chat.completions.create(
-            model=MODEL,
-            messages=self.messages,
-            stream=True,
-            stream_options={"include_usage": True},
+            model=MODEL, messages=self.messages, stream=True, stream_options={"include_usage": True}
         )
         async for _ in stream:
             pass

@@ -46,10 +46,7 @@ def run(settings: Settings) -> Measured:
     if absent := [name for name in NEEDED if find_spec(name) is None]:
         measured.skipped.append(f"server: {', '.join(absent)} is not installed")
         return measured
-    with (
-        process("benchmarks.loopback_server") as upstream,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with process("benchmarks.loopback_server") as upstream, tempfile.TemporaryDirectory() as folder:
         base_url = f"http://127.0.0.1:{upstream.port}/v1"
         measured += _streams(base_url, folder, settings)
         measured += _held(base_url, folder, settings)

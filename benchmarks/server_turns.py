@@ -47,11 +47,7 @@ def run(settings: Settings) -> Measured:
     if absent := [name for name in NEEDED if find_spec(name) is None]:
         return Measured(skipped=[f"server_turns: {', '.join(absent)} is not installed"])
     turns = 2 if settings.quick else TURNS
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        cluster() as postgres,
-        asyncio.Runner() as runner,
-    ):
+    with tempfile.TemporaryDirectory() as folder, cluster() as postgres, asyncio.Runner() as runner:
         stack = AsyncExitStack()
         contenders = runner.run(_contenders(stack, folder, postgres, quick=settings.quick))
         timed = {

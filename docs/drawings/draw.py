@@ -108,10 +108,7 @@ def _rim(center: Point, towards: Point) -> Point:
 
 
 def _polar(center: Point, distance: float, angle: float) -> Point:
-    return (
-        center[0] + distance * cos(radians(angle)),
-        center[1] + distance * sin(radians(angle)),
-    )
+    return (center[0] + distance * cos(radians(angle)), center[1] + distance * sin(radians(angle)))
 
 
 def _label(center: Point, lines: list[str]) -> str:

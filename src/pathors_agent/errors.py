@@ -207,12 +207,7 @@ class MalformedResponse(TransportError):
     """
 
     def __init__(
-        self,
-        text: str,
-        *,
-        data: str = "",
-        offset: int = 0,
-        partial: AssistantMessage | None = None,
+        self, text: str, *, data: str = "", offset: int = 0, partial: AssistantMessage | None = None
     ) -> None:
         super().__init__(text, retryable=False)
         self.data = data

@@ -82,10 +82,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
         "model= is a ScriptedTransport; pass it as the first argument, and the model's name as "
         "model=",
     ),
-    (
-        lambda: agent(MODEL, model=OpenAI()),
-        "model= is an OpenAI; pass the model's name, a string",
-    ),
+    (lambda: agent(MODEL, model=OpenAI()), "model= is an OpenAI; pass the model's name, a string"),
     (
         lambda: agent(llm=OpenAI()),
         "Agent has no llm=; pass HTTPTransport(base_url, api_key=...) as the first argument",
@@ -164,10 +161,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
         "tools= is an AsyncAgent; pass each agent as a tool, "
         "tools=[agent.as_tool(name, description)]",
     ),
-    (
-        lambda: agent(MODEL, mcp_servers=[]),
-        "Agent has no mcp_servers=; pass tools=MCPTools(...)",
-    ),
+    (lambda: agent(MODEL, mcp_servers=[]), "Agent has no mcp_servers=; pass tools=MCPTools(...)"),
 ]
 
 

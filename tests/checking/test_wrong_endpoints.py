@@ -259,10 +259,7 @@ MENDED = {
         Defect(request=lambda fields: fields.pop("tool_choice", None)),
         *("tool_choice required", "requires_calls=False"),
     ),
-    "streams nothing": (
-        Defect(events=lambda _: []),
-        *("streamed answer", "streams=False"),
-    ),
+    "streams nothing": (Defect(events=lambda _: []), *("streamed answer", "streams=False")),
     "streams no text": (
         Defect(events=lambda events: events[1:]),
         *("streamed answer", "streams=False"),
@@ -279,10 +276,7 @@ MENDED = {
         Defect(refuses=lambda fields: fields["stream"] and "tools" in fields),
         *("tool call in a stream", "streams=False"),
     ),
-    "streams no calls": (
-        Defect(calls=lambda _: []),
-        *("tool call in a stream", "streams=False"),
-    ),
+    "streams no calls": (Defect(calls=lambda _: []), *("tool call in a stream", "streams=False")),
     "cuts the calls of a stream": (
         Defect(calls=without_ends),
         *("tool call in a stream", "streams=False"),

@@ -116,11 +116,7 @@ def test_script_of_the_package_is_the_same_program() -> None:
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
     )
 
 

@@ -17,13 +17,7 @@ from typer.testing import CliRunner
 from pathors_agent import AsyncAgent, tool
 from pathors_agent.cli.app import app
 from pathors_agent.cli.workers import placed
-from pathors_agent.durable import (
-    BatchRefused,
-    DurableAgent,
-    read_batch,
-    run_batch,
-    write_batch,
-)
+from pathors_agent.durable import BatchRefused, DurableAgent, read_batch, run_batch, write_batch
 from pathors_agent.durable.timeline import Timeline, as_html, as_text, read_timeline
 from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
@@ -244,10 +238,7 @@ def test_batch_reads_lines_of_utf_8_only(command: Any, tmp_path: Path) -> None:
 
     assert command("batch", "in.jsonl", *more).returncode == 0
     refused = command("batch", "wide.jsonl", *more)
-    assert (refused.returncode, refused.stderr) == (
-        1,
-        "error: wide.jsonl is not UTF-8 (byte 0)\n",
-    )
+    assert (refused.returncode, refused.stderr) == (1, "error: wide.jsonl is not UTF-8 (byte 0)\n")
 
 
 @pytest.mark.timeout(120)
@@ -287,12 +278,7 @@ def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) ->
     line = [sys.executable, "-m", "pathors_agent", "worker", "--database", database]
     for name, queue in AGENTS:
         line += ["--app", f"my_agent:{name}", "--queue", queue]
-    with subprocess.Popen(
-        line,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as worker:
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr is not None
         began = {worker.stderr.readline().rpartition(" tools-")[0] for _ in AGENTS}
         said = asyncio.run(carried_out(database))

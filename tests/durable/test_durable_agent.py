@@ -30,12 +30,7 @@ from pathors_agent import (
     tool,
 )
 from pathors_agent.core.run import Status
-from pathors_agent.durable import (
-    DurableAgent,
-    RunExists,
-    RunFailed,
-    RunNotFound,
-)
+from pathors_agent.durable import DurableAgent, RunExists, RunFailed, RunNotFound
 from pathors_agent.errors import InvalidSetting, RunNotFinished
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error
@@ -317,7 +312,7 @@ async def test_run_that_three_callers_resume_at_once_is_resumed_once(opened: Ope
             *(durable.resume(handle.id) for _ in range(3)), return_exceptions=True
         )
         assert sorted(type(each).__name__ for each in resumed) == [
-            *("RunExists", "RunExists", "RunHandle"),
+            *("RunExists", "RunExists", "RunHandle")
         ]
         assert (await handle.result()).output == "done"
         assert len(await durable.runs.segments(handle.id)) == 2

@@ -177,15 +177,7 @@ def test_count_of_a_message_is_forgotten_with_it() -> None:
         (user("日本語で"), 7),
         (user("half \ud83d"), 6),
         (AssistantMessage(tool_calls=(ToolCall(id="1", name="look", arguments='{"a": 1}'),)), 7),
-        (
-            UserMessage(
-                content=(
-                    ContentPart(type="text", text="look"),
-                    PICTURE,
-                )
-            ),
-            1_005,
-        ),
+        (UserMessage(content=(ContentPart(type="text", text="look"), PICTURE)), 1_005),
     ],
     ids=range(7),
 )

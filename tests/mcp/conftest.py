@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mcp_connections import HTTPServerProcess, over_stdio
-from pathors_agent import (
-    MCPTools,
-)
+from pathors_agent import MCPTools
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_connections import (
-    LEAVES_GENERATORS,
-    HTTPServerProcess,
-    call,
-    over_stdio,
-    wait_for,
-)
-from pathors_agent import (
-    MCPTools,
-    ToolRegistry,
-    tool,
-)
+from mcp_connections import LEAVES_GENERATORS, HTTPServerProcess, call, over_stdio, wait_for
+from pathors_agent import MCPTools, ToolRegistry, tool
 from pathors_agent.mcp import connection as connection_module
 from servers import free_port
 
@@ -61,9 +51,7 @@ async def test_names_are_prefixed_and_mended(connect: Callable[..., MCPTools]) -
     assert json.loads(message.text) == {"city": "Rome", "sun": True}
 
 
-async def test_names_that_become_equal_stay_different(
-    over_http: Callable[..., MCPTools],
-) -> None:
+async def test_names_that_become_equal_stay_different(over_http: Callable[..., MCPTools]) -> None:
     async with over_http() as tools:
         assert (await call(tools, "wetter_f_r_morgen_2")).text == "the other one"
 

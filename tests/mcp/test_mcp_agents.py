@@ -18,14 +18,7 @@ from mcp_connections import (
     plain_server,
     wait_for,
 )
-from pathors_agent import (
-    Agent,
-    AsyncAgent,
-    Limits,
-    MCPTools,
-    ToolMessage,
-    ToolProgressDelta,
-)
+from pathors_agent import Agent, AsyncAgent, Limits, MCPTools, ToolMessage, ToolProgressDelta
 from pathors_agent.errors import WrongEventLoop
 from pathors_agent.mcp.connection import MAX_WAITING_PROGRESS
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
@@ -73,9 +66,7 @@ async def test_agent_that_was_not_opened_says_what_to_do(
         await agent.run("Hi")
 
 
-async def test_agent_sends_the_tools_of_a_restarted_server(
-    tmp_path: Path,
-) -> None:
+async def test_agent_sends_the_tools_of_a_restarted_server(tmp_path: Path) -> None:
     learn, die, add = calls(("learn", {})), calls(("die", {})), calls(("add", {"a": 1, "b": 2}))
     transport = AsyncScriptedTransport(learn, die, add, "Done.")
 

@@ -312,9 +312,7 @@ def login(url: str, secret: str) -> ClientCredentialsOAuthProvider:
     )
 
 
-async def test_provider_of_the_package_logs_in(
-    http_servers: dict[str, HTTPServerProcess],
-) -> None:
+async def test_provider_of_the_package_logs_in(http_servers: dict[str, HTTPServerProcess]) -> None:
     url = http_servers["guarded"].url
     server = MCPTools.http(url, auth=login(url, "secret"))
 

@@ -17,15 +17,7 @@ from mcp.types import (
 )
 
 from mcp_connections import call
-from pathors_agent import (
-    AsyncAgent,
-    ContentPart,
-    MCPTools,
-    ToolCall,
-    ToolError,
-    ToolMessage,
-    tool,
-)
+from pathors_agent import AsyncAgent, ContentPart, MCPTools, ToolCall, ToolError, ToolMessage, tool
 from pathors_agent.mcp.content import value_of
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall
@@ -121,10 +113,7 @@ def text(said: str) -> TextContent:
         (
             result(
                 text("Contents:\nthe first line\nthe second"),
-                structured={
-                    "content": "the first line\nthe second",
-                    "lines": 2,
-                },
+                structured={"content": "the first line\nthe second", "lines": 2},
             ),
             'Contents:\nthe first line\nthe second\n{"lines":2}',
         ),

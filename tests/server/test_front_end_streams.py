@@ -533,7 +533,7 @@ async def test_ag_ui_message_with_a_decision_follows_the_result_of_its_call() ->
     events = await ag_ui(running.stream(conversation=conversation, decisions=request.decisions))
     assert events[-1]["type"] == "RUN_FINISHED"
     assert [message.text for message in conversation.messages[2:]] == [
-        *("Not run: a person said no.", "No, wait.", "Fine."),
+        *("Not run: a person said no.", "No, wait.", "Fine.")
     ]
 
 

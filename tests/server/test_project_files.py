@@ -131,10 +131,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             '[projects.shop]\ntransport = "shop_tools:model"\ninstructions_file = "no.md"',
             "projects.shop.instructions_file no.md cannot be read",
         ),
-        (
-            '[projects."a b"]\ntransport = "shop_tools:model"',
-            "must be 1 to 100 of the characters",
-        ),
+        ('[projects."a b"]\ntransport = "shop_tools:model"', "must be 1 to 100 of the characters"),
         (
             '[projects.shop]\nbase_url = "http://127.0.0.1/v1"\napi_key_env = "NO_SUCH_KEY"',
             "projects.shop.api_key_env names NO_SUCH_KEY, which is not set in the environment",

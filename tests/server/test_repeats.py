@@ -382,7 +382,7 @@ def test_message_behind_a_decision_is_told_once_when_its_turn_is_repeated() -> N
         assert failed.status_code == 502
         assert said(again) == "Both came."
         assert [m["content"] for m in server.stored("s1")] == [
-            *("Order 5", None, "ordered 5", "And pay.", None, "paid 5", "Both came."),
+            *("Order 5", None, "ordered 5", "And pay.", None, "paid 5", "Both came.")
         ]
         assert len(payments.keys) == 1
 

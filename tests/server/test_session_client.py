@@ -134,9 +134,7 @@ def test_agent_that_sends_only_new_messages_continues_a_session(server: Live) ->
 
 
 @pytest.mark.parametrize("sends", [None, "new_messages", "history"])
-def test_trimming_client_doubles_nothing(
-    sends: Literal["history", "new_messages"] | None,
-) -> None:
+def test_trimming_client_doubles_nothing(sends: Literal["history", "new_messages"] | None) -> None:
     model = AsyncScriptedTransport(*(f"A{turn}" for turn in range(5)))
     conversation = Conversation()
     with (

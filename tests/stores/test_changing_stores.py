@@ -81,12 +81,7 @@ class Plain(MemoryStore):
         return await super().take_lease(*place, holder=holder, seconds=seconds)
 
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        answer: str | None = None,
-        **given: Any,
+        self, lease: Lease, messages: Sequence[Message], *, answer: str | None = None, **given: Any
     ) -> Session:
         messages, answer = self.messages_of(messages), self.answer_of(answer)
         return await super().save_turn(lease, messages, answer=answer, **given)

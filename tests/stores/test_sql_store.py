@@ -106,11 +106,7 @@ async def test_new_file_is_for_its_owner_only(sqlite_file: Path, sqlite_url: str
         await say(store, UserMessage(content="x"))
         modes = {path.name: path.stat().st_mode & 0o777 for path in sqlite_file.parent.iterdir()}
 
-    assert modes == {
-        "sessions.db": 0o600,
-        "sessions.db-wal": 0o600,
-        "sessions.db-shm": 0o600,
-    }
+    assert modes == {"sessions.db": 0o600, "sessions.db-wal": 0o600, "sessions.db-shm": 0o600}
 
 
 # - versions -

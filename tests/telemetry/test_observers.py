@@ -25,13 +25,7 @@ from pathors_agent import Agent, AsyncAgent, Conversation, Limits, tool
 from pathors_agent.messages import Message, ToolMessage
 from pathors_agent.telemetry import events
 from pathors_agent.telemetry.events import bound_logger, emit, observe
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    calls,
-    http_error,
-    raw,
-)
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error, raw
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 from ways import WAYS, Way

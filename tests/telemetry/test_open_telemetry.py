@@ -12,31 +12,15 @@ from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_internals
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
-from opentelemetry.semconv.attributes import (
-    error_attributes,
-    http_attributes,
-    server_attributes,
-)
+from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes
 
 from live_server import live
 from observed_runs import TURNS, look, within
-from pathors_agent import (
-    Agent,
-    HTTPTransport,
-    ModelOptions,
-    TransportError,
-    tool,
-)
+from pathors_agent import Agent, HTTPTransport, ModelOptions, TransportError, tool
 from pathors_agent.agents.summaries import summarized
 from pathors_agent.server import Project
 from pathors_agent.telemetry.spans import continued
-from pathors_agent.testing import (
-    AsyncScriptedTransport,
-    ScriptedTransport,
-    calls,
-    http_error,
-    raw,
-)
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error, raw
 from tracing import Exported, attributes, ids, is_below
 from ways import Way
 

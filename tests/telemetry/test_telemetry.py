@@ -116,7 +116,7 @@ def test_events_go_to_the_standard_logger_otherwise(
 
     records = [record for record in caplog.records if record.name == "pathors_agent"]
     assert [vars(record)["event"] for record in records] == [
-        *("chat", "execute_tool", "chat", "invoke_agent"),
+        *("chat", "execute_tool", "chat", "invoke_agent")
     ]
     assert vars(records[1])["fields"]["gen_ai.tool.name"] == "look"
     said = "execute_tool pathors_agent.effect='tool/0/0' gen_ai.tool.name='look' "

@@ -73,11 +73,7 @@ def test_waits_and_the_first_of_an_answer_are_seen_and_said() -> None:
     call = TimedCall("model", "m", "model/0", 0.0, 10.0, "value", 8.0, ((1.0, 5.0),), notes)
     text = chart(call)
 
-    assert bars(text) == [
-        ("model value", 0.0, 100.0),
-        ("before", 0.0, 80.0),
-        ("wait", 10.0, 50.0),
-    ]
+    assert bars(text) == [("model value", 0.0, 100.0), ("before", 0.0, 80.0), ("wait", 10.0, 50.0)]
     assert read(text).rows[1] == [
         *("m", "model/0", "done", "sent again: 503", "waited 4.00 s"),
         *("0 ms", "10.00 s", "first after 8.00 s"),

@@ -87,10 +87,7 @@ def written(path: Path) -> Any:
 @pytest.mark.parametrize("replayed", WAYS)
 @pytest.mark.parametrize("recorded", WAYS)
 def test_run_is_recorded_once_and_replayed_for_ever(
-    recorded: str,
-    replayed: str,
-    tmp_path: Path,
-    scripted_server: Callable[..., ScriptedServer],
+    recorded: str, replayed: str, tmp_path: Path, scripted_server: Callable[..., ScriptedServer]
 ) -> None:
     path = tmp_path / "deep" / "sum.json"
     called = calls(("add", {"a": 1, "b": 2}))

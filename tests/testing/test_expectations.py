@@ -74,10 +74,7 @@ def test_arguments_may_be_equal_in_a_way_of_their_own(oslo: RunResult[Any]) -> N
             'expected a call weather(city="Bergen", days=2); the nearest is '
             'weather(city="Oslo", days=2)',
         ),
-        (
-            lambda run: expect(run).called("ask"),
-            "expected a call ask(); called were weather, now",
-        ),
+        (lambda run: expect(run).called("ask"), "expected a call ask(); called were weather, now"),
         (
             lambda run: expect(run).called("weather", city="Atlantis").then_called("now"),
             "expected a call now() after that; no tool was",

@@ -68,10 +68,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         lambda: hostile_scripts(untyped(add)),
         "hostile_scripts takes a list of tools, .* write [add]",
     ),
-    (
-        lambda: hostile_scripts(untyped(lambda user: [add])),
-        "not a function that chooses them",
-    ),
+    (lambda: hostile_scripts(untyped(lambda user: [add])), "not a function that chooses them"),
     (lambda: hostile_scripts(untyped(AGENT)), "takes tools, not an Agent: pass its .tools"),
     (lambda: hostile_scripts(untyped("add")), "takes a list of tools or a ToolRegistry, not a str"),
     (lambda: hostile_scripts(untyped(None)), "takes a list of tools or a ToolRegistry, not a None"),

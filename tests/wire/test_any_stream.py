@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.errors import (
-    MalformedResponse,
-    TransportError,
-)
+from pathors_agent.errors import MalformedResponse, TransportError
 from pathors_agent.messages import AssistantMessage
 from pathors_agent.wire.deltas import TextDelta
 from pathors_agent.wire.response_stream import ResponseStream
@@ -54,11 +51,7 @@ deltas_of_a_stream = st.one_of(
     st.builds(
         lambda index, call_id, name, arguments: {
             "tool_calls": [
-                {
-                    "index": index,
-                    "id": call_id,
-                    "function": {"name": name, "arguments": arguments},
-                }
+                {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
             ]
         },
         st.integers(0, 2),
@@ -286,9 +279,7 @@ def damages(body: bytes) -> st.SearchStrategy[bytes]:
         st.builds(lambda at: body[: at[0]] + body[sum(at) :], cut),
         st.builds(lambda at: body[: sum(at)] + body[at[0] :], cut),
         st.builds(
-            lambda at, put: body[: at[0]] + put + body[sum(at) :],
-            cut,
-            st.sampled_from(INSERTED),
+            lambda at, put: body[: at[0]] + put + body[sum(at) :], cut, st.sampled_from(INSERTED)
         ),
         st.permutations(events).map(b"\n\n".join),
         st.sampled_from(events).map(lambda event: b"\n\n".join([*events, event])),

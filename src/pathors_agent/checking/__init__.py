@@ -21,9 +21,4 @@ else:
         },
     )
 
-__all__ = [
-    "Finding",
-    "Report",
-    "Verdict",
-    "check_endpoint",
-]
+__all__ = ["Finding", "Report", "Verdict", "check_endpoint"]

@@ -181,14 +181,7 @@ TOKENS = 256
 # Enough for a small model on a slow machine to write these tokens.
 SECONDS = 60.0
 
-PROBES = (
-    *answers.PROBES,
-    *calls.PROBES,
-    answers.TYPED,
-    *_BEHAVIOUR,
-    answers.COUNTED,
-    *_LAST,
-)
+PROBES = (*answers.PROBES, *calls.PROBES, answers.TYPED, *_BEHAVIOUR, answers.COUNTED, *_LAST)
 
 
 def check_endpoint(

@@ -133,8 +133,7 @@ def chat(
     ] = None,
     key: Key = None,
     session: Annotated[
-        str | None,
-        typer.Option(parser=session_id, metavar="ID", help="Continue this session."),
+        str | None, typer.Option(parser=session_id, metavar="ID", help="Continue this session.")
     ] = None,
     model: Model = None,
     timeline: Timeline = None,
@@ -215,13 +214,7 @@ def demo(
     with reporting({"model": "--model"}):
         from pathors_agent.cli.demo import run_demo
 
-        run_demo(
-            prompt or (),
-            model=model,
-            colour=not no_color,
-            timeline=timeline,
-            as_json=as_json,
-        )
+        run_demo(prompt or (), model=model, colour=not no_color, timeline=timeline, as_json=as_json)
 
 
 workers.register(app)

@@ -16,14 +16,7 @@ from typing import Any
 
 from pathors_agent.agents.agent import Agent
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
-from pathors_agent.cli.output import (
-    WRONG_USAGE,
-    NoOutput,
-    Screen,
-    fail,
-    wants_colour,
-    write_json,
-)
+from pathors_agent.cli.output import WRONG_USAGE, NoOutput, Screen, fail, wants_colour, write_json
 from pathors_agent.cli.terminal import TerminalChat, TimelineFile, answer_as_json, talking
 from pathors_agent.errors import AgentError
 from pathors_agent.transports.http import HTTPTransport

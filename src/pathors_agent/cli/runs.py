@@ -120,12 +120,7 @@ def run_filter(
     from pathors_agent.durable.run_list import RunFilter
 
     return RunFilter(
-        agent=agent,
-        statuses=statuses,
-        session_id=session,
-        queue=queue,
-        since=since,
-        until=until,
+        agent=agent, statuses=statuses, session_id=session, queue=queue, since=since, until=until
     )
 
 

@@ -230,6 +230,5 @@ Seconds = Annotated[
     ),
 ]
 Timeline = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file."),
+    Path | None, typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file.")
 ]

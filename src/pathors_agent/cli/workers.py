@@ -64,11 +64,7 @@ def worker(
     *,
     app: Annotated[
         list[str],
-        typer.Option(
-            parser=app_object,
-            metavar="MODULE:OBJECT",
-            help=f"{_APP} Can be repeated.",
-        ),
+        typer.Option(parser=app_object, metavar="MODULE:OBJECT", help=f"{_APP} Can be repeated."),
     ],
     queue: Annotated[
         list[str],
@@ -112,8 +108,7 @@ def worker(
         ),
     ] = None,
     log: Annotated[
-        bool,
-        typer.Option("--log", help="Write every event to standard error, not only problems."),
+        bool, typer.Option("--log", help="Write every event to standard error, not only problems.")
     ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write log lines as JSON.")] = False,
 ) -> None:

@@ -59,10 +59,7 @@ TRANSITIONS: dict[Role, dict[Event, Role]] = {
         Event.ANSWER: Role.USER,
         Event.TOOL_CALLS: Role.TOOL,
     },
-    Role.TOOL: {
-        Event.TOOL_RESULT: Role.TOOL,
-        Event.LAST_TOOL_RESULT: Role.ASSISTANT,
-    },
+    Role.TOOL: {Event.TOOL_RESULT: Role.TOOL, Event.LAST_TOOL_RESULT: Role.ASSISTANT},
 }
 
 

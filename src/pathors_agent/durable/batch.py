@@ -11,14 +11,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.records import (
-    SEPARATOR,
-    SegmentInput,
-    dump,
-    is_id,
-    run_of,
-    segment_id,
-)
+from pathors_agent.durable.records import SEPARATOR, SegmentInput, dump, is_id, run_of, segment_id
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import status_of
 from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished

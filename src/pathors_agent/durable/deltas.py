@@ -74,11 +74,7 @@ class DeltaWriter:
             await asyncio.to_thread(delete, self._segment, effect=effect)
 
     async def _store(
-        self,
-        effect: str,
-        waiting: list[JSONValue],
-        has_more: asyncio.Event,
-        is_over: asyncio.Event,
+        self, effect: str, waiting: list[JSONValue], has_more: asyncio.Event, is_over: asyncio.Event
     ) -> None:
         while True:
             await has_more.wait()

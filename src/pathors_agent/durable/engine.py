@@ -21,13 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOSClient, Serializer
 
-from pathors_agent.errors import (
-    ProviderError,
-    RunFailed,
-    StoreError,
-    TransportError,
-    error_text,
-)
+from pathors_agent.errors import ProviderError, RunFailed, StoreError, TransportError, error_text
 from pathors_agent.messages import Message
 from pathors_agent.stores.base import PROBE_CHARACTERS
 from pathors_agent.stores.database import read_url, shown
@@ -168,10 +162,7 @@ def check_writable(database: str) -> None:
     schemas = {PLACEHOLDER: None if is_sqlite else SCHEMA}
     engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
     engine = engine.execution_options(schema_translate_map=schemas)
-    with (
-        as_store_errors("store a durable run", shown(url)),
-        engine.connect() as connection,
-    ):
+    with as_store_errors("store a durable run", shown(url)), engine.connect() as connection:
         bound = (
             "PRAGMA cache_size = 1" if is_sqlite else f"SET LOCAL statement_timeout = {_CHECK_MS}"
         )

@@ -115,13 +115,7 @@ def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[R
         for (agent, session), chain in chains.items()
     ]
     segments: list[Row] = [
-        {
-            "agent": agent,
-            "session": session,
-            "number": number,
-            "segment": segment,
-            "token": "",
-        }
+        {"agent": agent, "session": session, "number": number, "segment": segment, "token": ""}
         for (agent, session), chain in chains.items()
         for number, segment in enumerate(reversed(chain), start=1)
     ]

@@ -124,10 +124,7 @@ class Operator:
             version=run.version or "-",
         )
         agent._open_runs = replace(
-            self._durable.runs,
-            name=run.agent,
-            queue=run.queue,
-            version=agent.version,
+            self._durable.runs, name=run.agent, queue=run.queue, version=agent.version
         )
         return agent
 

@@ -223,10 +223,7 @@ def is_last(row: sa.FromClause) -> sa.ColumnElement[bool]:
     start = sa.func.rtrim(segment, "0123456789")
     digits = sa.func.nullif(sa.func.substr(segment, sa.func.length(start) + 1), "")
     after = sa.case(
-        (
-            start.endswith(SEPARATOR),
-            start + sa.cast(sa.cast(digits, sa.Integer) + 1, sa.Text),
-        ),
+        (start.endswith(SEPARATOR), start + sa.cast(sa.cast(digits, sa.Integer) + 1, sa.Text)),
         else_=segment + f"{SEPARATOR}2",
     )
     return ~sa.exists().where(later.c.workflow_uuid == after)

@@ -1,14 +1,7 @@
 """Read and extend runs in the database: their segments, status and results."""
 
 import asyncio
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -178,9 +171,7 @@ class Runs(Generic[OutputT]):
         if not self.is_client:
             return self
         return replace(
-            self,
-            queue=row.queue_name or self.queue,
-            version=row.app_version or self.version,
+            self, queue=row.queue_name or self.queue, version=row.app_version or self.version
         )
 
     def _context(self, segment_input: SegmentInput) -> object:
@@ -385,10 +376,7 @@ def next_input(
 ) -> SegmentInput:
     """Return the input of a run's next segment."""
     return replace(
-        input_of(segments[-1]),
-        messages=tuple(messages),
-        decisions=tuple(decisions),
-        closes=closes,
+        input_of(segments[-1]), messages=tuple(messages), decisions=tuple(decisions), closes=closes
     )
 
 

@@ -32,12 +32,7 @@ from pathors_agent.durable.history import (
     note_answer,
 )
 from pathors_agent.durable.journal import StepJournal, Work
-from pathors_agent.durable.records import (
-    Fields,
-    SegmentInput,
-    load,
-    segment_number,
-)
+from pathors_agent.durable.records import Fields, SegmentInput, load, segment_number
 from pathors_agent.errors import ConversationError, LimitReached, ToolMissing
 from pathors_agent.messages import ToolMessage, write_message
 from pathors_agent.telemetry.events import emit, warn

@@ -42,10 +42,7 @@ async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
         read = _TimelineReader(row, workers, names).calls(sorted(steps, key=_end))
         calls += sorted(read, key=lambda call: places[call.key])
     return Timeline(
-        run=run,
-        status=status_of(segments[-1]),
-        calls=tuple(calls),
-        workers=tuple(sorted(workers)),
+        run=run, status=status_of(segments[-1]), calls=tuple(calls), workers=tuple(sorted(workers))
     )
 
 

@@ -13,13 +13,7 @@ from pathors_agent.history.reading import (
     json_text,
     read_call,
 )
-from pathors_agent.messages import (
-    AssistantMessage,
-    SystemMessage,
-    ToolMessage,
-    Usage,
-    UserMessage,
-)
+from pathors_agent.messages import AssistantMessage, SystemMessage, ToolMessage, Usage, UserMessage
 
 
 def read_pydantic_ai(values: Iterable[Any]) -> HistoryReader:

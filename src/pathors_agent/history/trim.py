@@ -14,13 +14,7 @@ from typing import TypeVar
 
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import (
-    AssistantMessage,
-    Content,
-    Message,
-    SystemMessage,
-    Usage,
-)
+from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
 
 History = Callable[[Sequence[Message]], Sequence[Message]]
 """Returns the messages to send instead of the whole history."""

@@ -10,12 +10,7 @@ import anyio
 import httpx2
 from mcp import MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import (
-    CONNECTION_CLOSED,
-    JSONRPCNotification,
-    JSONRPCRequest,
-    JSONRPCResponse,
-)
+from mcp.types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from pathors_agent.errors import named_error
 from pathors_agent.mcp.content import (

@@ -8,13 +8,7 @@ if TYPE_CHECKING:
     from pathors_agent.offline.transport import AsyncOfflineTransport, OfflineTransport
 else:
     __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "offline.transport": ("AsyncOfflineTransport", "OfflineTransport"),
-        },
+        __name__, {"offline.transport": ("AsyncOfflineTransport", "OfflineTransport")}
     )
 
-__all__ = [
-    "AsyncOfflineTransport",
-    "OfflineTransport",
-]
+__all__ = ["AsyncOfflineTransport", "OfflineTransport"]

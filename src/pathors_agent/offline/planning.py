@@ -146,10 +146,7 @@ def _score(tool: OfferedTool, text: str, expression: str | None) -> int:
 
 
 def _repeated_call(
-    text: str,
-    tools: Sequence[OfferedTool],
-    previous: PlannedCall | None,
-    last_number: str | None,
+    text: str, tools: Sequence[OfferedTool], previous: PlannedCall | None, last_number: str | None
 ) -> PlannedCall | None:
     """Return the call before a part with other arguments, if the part holds nothing else."""
     for tool in tools:

@@ -36,7 +36,7 @@ _BY_NAME = _NAMED_HOLDERS | {"$defs", "dependentSchemas"}
 
 # Keywords whose schemas apply to the same value: a cycle of them never ends.
 _SAME_VALUE = {"not", "if", "then", "else", "allOf", "anyOf", "oneOf"} | {
-    *("dependentSchemas", "dependencies"),
+    *("dependentSchemas", "dependencies")
 }
 _REFERENCES = ("$ref", "$dynamicRef")
 

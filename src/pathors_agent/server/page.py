@@ -175,11 +175,7 @@ def _parser() -> "MarkdownIt":
     from markdown_it.utils import EnvType, OptionsDict
 
     def linked_image(
-        renderer: RendererHTML,
-        tokens: list[Token],
-        index: int,
-        options: OptionsDict,
-        env: EnvType,
+        renderer: RendererHTML, tokens: list[Token], index: int, options: OptionsDict, env: EnvType
     ) -> str:
         token = tokens[index]
         address = str(token.attrs.get("src", ""))

@@ -166,13 +166,7 @@ class MemoryStore(Store):
         return live.value()
 
     async def search_sessions(
-        self,
-        project: str,
-        text: str,
-        *,
-        limit: int,
-        offset: int,
-        max_bytes: int = MAX_SEARCH_BYTES,
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = MAX_SEARCH_BYTES
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
         check_page(limit, offset)

@@ -29,8 +29,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "psycopg":
         raise
     raise ModuleNotFoundError(
-        "a store in PostgreSQL needs psycopg: pip install 'pathors-agent[postgres]'",
-        name="psycopg",
+        "a store in PostgreSQL needs psycopg: pip install 'pathors-agent[postgres]'", name="psycopg"
     ) from None
 
 # A transaction never waits between two statements, unless its process hangs.

@@ -181,13 +181,7 @@ class SQLStore(OneProcess, Store):
         )
 
     async def search_sessions(
-        self,
-        project: str,
-        text: str,
-        *,
-        limit: int,
-        offset: int,
-        max_bytes: int = MAX_SEARCH_BYTES,
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = MAX_SEARCH_BYTES
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
         return await self._database.run(

@@ -4,17 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Text,
-    bindparam,
-    case,
-    func,
-    literal,
-    or_,
-    select,
-)
+from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, case, func, literal, or_, select
 
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.sql_sessions import LIVE, WHOLE, joined_messages, session_of
@@ -27,10 +17,7 @@ from pathors_agent.stores.tables import (
     sessions,
     text_bytes,
 )
-from pathors_agent.stores.texts import (
-    joined_text,
-    searchable,
-)
+from pathors_agent.stores.texts import joined_text, searchable
 from pathors_agent.stores.values import Page, Session, SessionSummary, check_page
 
 # Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the

@@ -102,9 +102,7 @@ class SQLSessions(OneProcess, SessionStore):
             return False
         if not messages:
             return self._run(
-                "lock",
-                "drop the lease of a session",
-                lambda c: sql_turns.drop_lease(c, held.lease),
+                "lock", "drop the lease of a session", lambda c: sql_turns.drop_lease(c, held.lease)
             )
         try:
             self._run(

@@ -42,12 +42,7 @@ from pathors_agent.stores.tables import (
     statement_time,
     text_bytes,
 )
-from pathors_agent.stores.texts import (
-    damaged,
-    json_text,
-    read_message_text,
-    same_values,
-)
+from pathors_agent.stores.texts import damaged, json_text, read_message_text, same_values
 from pathors_agent.stores.values import Omitted, Session
 
 # Another writer may end a session between two statements, and a third create it again.

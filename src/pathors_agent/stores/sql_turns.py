@@ -365,9 +365,7 @@ def begin_request(
         if (known := connection.row(_KNOWN, **this)) is not None:
             digest, answer = known
             return RequestRecord(
-                state="running" if answer is None else "finished",
-                body_digest=digest,
-                answer=answer,
+                state="running" if answer is None else "finished", body_digest=digest, answer=answer
             )
     return RequestRecord(state="running", body_digest=body_digest)
 

@@ -74,12 +74,7 @@ class RunTelemetry(Observers):
         return operation
 
     def begin_tool(
-        self,
-        key: str,
-        call: ToolCall,
-        description: str,
-        *,
-        queued: float | None = None,
+        self, key: str, call: ToolCall, description: str, *, queued: float | None = None
     ) -> "ToolOperation":
         """Begin a call of a tool with this description.
 

@@ -70,9 +70,7 @@ class _Recorder(Generic[TransportT]):
 
     def note_failure(self, exchange: RecordedExchange, error: TransportError) -> None:
         exchange.failure = Failure(
-            text=self._scrub.text(str(error)),
-            retryable=error.retryable,
-            timed_out=error.timed_out,
+            text=self._scrub.text(str(error)), retryable=error.retryable, timed_out=error.timed_out
         )
 
     def end(self, exchange: RecordedExchange) -> None:

@@ -145,11 +145,7 @@ def _cut(body: bytes, size: int) -> list[bytes]:
 def _response_fields(reply: Reply, asked: Asked) -> dict[str, Any]:
     headers = {"content-type": reply.content_type(asked)}
     headers |= {name.lower(): value for name, value in reply.headers.items()}
-    return {
-        "status": reply.status,
-        "headers": headers,
-        "session_id": headers.get("x-session-id"),
-    }
+    return {"status": reply.status, "headers": headers, "session_id": headers.get("x-session-id")}
 
 
 class PlayerTransport(Player, Transport):

@@ -324,10 +324,7 @@ def check_transport(
     for rule in rules(sessions=sessions):
         with LoopbackServer(rule.conduct, patience=patience) as server:
             _require(rule, _try(made(server.base_url), rule, server), server)
-    with (
-        refused_port() as base_url,
-        LoopbackServer(REFUSED.conduct, patience=0) as unused,
-    ):
+    with refused_port() as base_url, LoopbackServer(REFUSED.conduct, patience=0) as unused:
         _require(REFUSED, _try(made(base_url), REFUSED, unused), unused)
 
 
@@ -347,10 +344,7 @@ async def check_async_transport(
     for rule in rules(sessions=sessions):
         with LoopbackServer(rule.conduct, patience=patience) as server:
             _require(rule, await _try_async(made(server.base_url), rule, server), server)
-    with (
-        refused_port() as base_url,
-        LoopbackServer(REFUSED.conduct, patience=0) as unused,
-    ):
+    with refused_port() as base_url, LoopbackServer(REFUSED.conduct, patience=0) as unused:
         _require(REFUSED, await _try_async(made(base_url), REFUSED, unused), unused)
 
 

@@ -268,10 +268,7 @@ def _key(trial: Trial) -> StoredKey:
 
 def _with_extra() -> tuple[Message, ...]:
     extra: dict[str, JSONValue] = {"list": [1], "map": {"a": [1]}}
-    return (
-        UserMessage(content="Hello"),
-        AssistantMessage(content="Hi", extra=extra),
-    )
+    return (UserMessage(content="Hello"), AssistantMessage(content="Hi", extra=extra))
 
 
 def _change(value: Any) -> None:

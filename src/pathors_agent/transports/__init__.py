@@ -8,13 +8,7 @@ if TYPE_CHECKING:
     from pathors_agent.transports.logged import AsyncLoggingTransport, LoggingTransport
 else:
     __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "transports.logged": ("AsyncLoggingTransport", "LoggingTransport"),
-        },
+        __name__, {"transports.logged": ("AsyncLoggingTransport", "LoggingTransport")}
     )
 
-__all__ = [
-    "AsyncLoggingTransport",
-    "LoggingTransport",
-]
+__all__ = ["AsyncLoggingTransport", "LoggingTransport"]

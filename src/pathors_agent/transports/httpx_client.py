@@ -356,9 +356,7 @@ def _own_client_settings(route: Route) -> dict[str, Any]:
         "proxy": _proxy(route),
         # Answers are long: with a limit the next run would wait for the stream of another one.
         "limits": httpx2.Limits(
-            max_connections=None,
-            max_keepalive_connections=20,
-            keepalive_expiry=KEEP_ALIVE_SECONDS,
+            max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE_SECONDS
         ),
         # A cookie from one conversation must not be sent with another one.
         "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),

@@ -51,11 +51,7 @@ class _Logging(AroundTransport[TransportT]):
     """The transport inside, and where its requests and answers are written."""
 
     def __init__(
-        self,
-        transport: TransportT,
-        to: LogTarget | None = None,
-        *,
-        secrets: Sequence[str] = (),
+        self, transport: TransportT, to: LogTarget | None = None, *, secrets: Sequence[str] = ()
     ) -> None:
         super().__init__(transport)
         self._write = _writer(to)

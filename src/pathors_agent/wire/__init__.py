@@ -20,9 +20,4 @@ else:
         },
     )
 
-__all__ = [
-    "Delta",
-    "Quirk",
-    "RequestTemplate",
-    "ResponseStream",
-]
+__all__ = ["Delta", "Quirk", "RequestTemplate", "ResponseStream"]

@@ -367,15 +367,7 @@ def _read_delta(
 
 
 _READ_FIELDS = frozenset(
-    {
-        "role",
-        "content",
-        "reasoning",
-        "reasoning_content",
-        "refusal",
-        "tool_calls",
-        "function_call",
-    }
+    {"role", "content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call"}
 )
 
 

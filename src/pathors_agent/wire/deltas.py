@@ -85,16 +85,7 @@ Delta = TextDelta | ReasoningDelta | ToolCallDelta | ToolProgressDelta
 class CallBuilder:
     """One tool call while its pieces arrive."""
 
-    __slots__ = (
-        "_counted",
-        "_parsed",
-        "_parser",
-        "_size",
-        "id",
-        "name",
-        "parts",
-        "position",
-    )
+    __slots__ = ("_counted", "_parsed", "_parser", "_size", "id", "name", "parts", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position

@@ -213,8 +213,7 @@ class CompletionRequest(RequestBody):
     """
 
     messages: Annotated[
-        tuple[Message, ...],
-        PlainValidator(_read_messages, json_schema_input_type=_Messages),
+        tuple[Message, ...], PlainValidator(_read_messages, json_schema_input_type=_Messages)
     ]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -248,8 +247,7 @@ class CompletionRequest(RequestBody):
         _Strings | None, in_words("must be a string or a list of strings, and not empty")
     ] = None
     tool_choice: Annotated[
-        _ToolChoice | None,
-        in_words("must be one of none, auto, required, any, or an object"),
+        _ToolChoice | None, in_words("must be one of none, auto, required, any, or an object")
     ] = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None

@@ -154,11 +154,7 @@ COMPLETION = about(
 )
 COMPLETION["openapi_extra"]["parameters"] = COMPLETION_HEADERS
 SESSION_HEADERS: dict[str, Any] = {
-    "X-Session-ID": {
-        "description": "The session.",
-        "required": True,
-        "schema": ID_SCHEMA,
-    },
+    "X-Session-ID": {"description": "The session.", "required": True, "schema": ID_SCHEMA},
     "X-Session-Rewound": {
         "description": "How many stored messages an edited history replaced; absent without.",
         "schema": {"type": "integer", "minimum": 1},
@@ -233,11 +229,7 @@ def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> No
 
 # FastAPI's own answer to invalid values, which it never checks here.
 _VALIDATION_ERRORS = ("HTTPValidationError", "ValidationError")
-_PATH = {
-    "project_id": {"type": "string"},
-    "session_id": ID_SCHEMA,
-    "model_id": {"type": "string"},
-}
+_PATH = {"project_id": {"type": "string"}, "session_id": ID_SCHEMA, "model_id": {"type": "string"}}
 
 
 def _complete_operation(operation: dict[str, Any]) -> None:

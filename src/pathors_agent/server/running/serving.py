@@ -228,11 +228,7 @@ class Supervisor:
     """Keeps a number of workers alive, and passes signals on to them."""
 
     def __init__(
-        self,
-        make_app: AppMaker,
-        listener: socket.socket,
-        size: int,
-        on_ready: Callable[[], object],
+        self, make_app: AppMaker, listener: socket.socket, size: int, on_ready: Callable[[], object]
     ) -> None:
         self._make_app = make_app
         self._listener = listener

@@ -17,12 +17,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
-from pathors_agent.errors import (
-    AgentError,
-    ConversationError,
-    ToolDefinitionError,
-    TransportError,
-)
+from pathors_agent.errors import AgentError, ConversationError, ToolDefinitionError, TransportError
 from pathors_agent.messages import (
     AssistantMessage,
     Content,

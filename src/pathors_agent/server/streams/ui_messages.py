@@ -219,11 +219,7 @@ def _whole_call(call: ToolCall, *, inner: bool = False) -> dict[str, object]:
     ours: dict[str, object] = {"arguments": call.arguments}
     ours |= {"extra": call.extra} if call.extra else {}
     ours |= {"inner": True} if inner else {}
-    fields = {
-        "toolCallId": call.id,
-        "toolName": call.name,
-        "providerMetadata": {_METADATA: ours},
-    }
+    fields = {"toolCallId": call.id, "toolName": call.name, "providerMetadata": {_METADATA: ours}}
     arguments = call_arguments(call)
     if arguments is None:
         error = "The arguments are not a JSON object"

@@ -133,9 +133,7 @@ def _has_answer(messages: Iterable[Message]) -> bool:
 
 
 def _tail(
-    known: Sequence[ComparedMessage],
-    sent: Sequence[ComparedMessage],
-    given: Sequence[Message],
+    known: Sequence[ComparedMessage], sent: Sequence[ComparedMessage], given: Sequence[Message]
 ) -> int | None:
     """Return how many of a request's entries the session has, if they have the same end."""
     end = len(sent)

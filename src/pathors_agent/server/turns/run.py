@@ -15,13 +15,7 @@ from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
 from pathors_agent.history.trim import HistoryTail
-from pathors_agent.messages import (
-    AssistantMessage,
-    JSONValue,
-    Message,
-    ToolMessage,
-    write_call,
-)
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage, write_call
 from pathors_agent.server.http.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.streams.front_end import denials
