@@ -354,7 +354,7 @@ def test_host_that_is_none_is_one_line_on_stderr(database: str) -> None:
     ("text", "problem"),
     [
         ("[projects.x]\n", "projects.x needs either base_url or transport"),
-        ("[projects.x\n", "is not TOML"),
+        ("[projects.x\n", "is not valid TOML"),
         ("[server]\ngrace = 1\n", "server.grace is not a setting; the settings are access_log"),
         ("[server]\ngrace_seconds = '1'\n", "server.grace_seconds is of the wrong type"),
         ("[server]\ngrace_seconds = 0\n", "ServerSettings.grace_seconds must be over 0"),

@@ -79,7 +79,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("text", "problem"),
     [
         ("", "has no table [projects.NAME]"),
-        ("x = ", "is not TOML"),
+        ("x = ", "is not valid TOML"),
         ("projects = 3", "has no table [projects.NAME]"),
         ("[projects]\nshop = 3", "projects.shop must be a table"),
         ("[projects.shop]", "projects.shop needs either base_url or transport"),

@@ -347,6 +347,11 @@ def test_partial_of_a_positional_argument_is_a_tool() -> None:
     assert list(made.parameters["properties"]) == ["key", "depth"]
 
 
+def test_unknown_option_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(TypeError, match=r"no option cache=; its options are approve, .*, timeout$"):
+        tool(cache=True)(lambda: None)  # type: ignore[call-overload]  # the wrong option
+
+
 def test_partial_of_a_decorated_function_keeps_its_options() -> None:
     @tool(name="oracle", timeout=5)
     def consult(question: str, key: str) -> str:

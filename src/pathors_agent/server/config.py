@@ -77,7 +77,7 @@ def _document(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidProjectFile(f"{path}: is not TOML: {error}") from None
+        raise InvalidProjectFile(f"{path}: is not valid TOML: {error}") from None
 
 
 class _Table:

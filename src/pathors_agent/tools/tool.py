@@ -190,6 +190,9 @@ class Tool:
     def from_function(cls, function: Callable[..., Any], **options: Unpack[ToolOptions]) -> "Tool":
         """Build a tool from a function's name, signature and docstring."""
         rest: dict[str, Any] = dict(options)
+        if unknown := rest.keys() - ToolOptions.__annotations__.keys():
+            known = ", ".join(sorted(ToolOptions.__annotations__))
+            raise TypeError(f"a tool has no option {min(unknown)}=; its options are {known}")
         name, description = rest.pop("name", None), rest.pop("description", None)
         if problem := _no_function(function):
             raise refused(_name_of(function) if name is None else name, "", problem)
