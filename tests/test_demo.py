@@ -473,4 +473,4 @@ def test_missing_command_is_a_usage_error() -> None:
     shown = run()
 
     assert shown.returncode == 2
-    assert "Missing command" in shown.stderr
+    assert shown.stderr.startswith("Usage: pathors-agent [OPTIONS] COMMAND")
