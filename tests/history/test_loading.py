@@ -9,10 +9,16 @@ import pytest
 from pathors_agent.agents.agent import Agent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.loading import HistoryFormat, dump_messages, load_messages
+from pathors_agent.history.loading import (
+    HistoryFormat,
+    added_messages,
+    dump_messages,
+    load_messages,
+)
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
+    JSONValue,
     Message,
     SystemMessage,
     ToolCall,
@@ -567,3 +573,26 @@ def test_stored_history_is_a_text() -> None:
         load_messages([])
 
     assert load_messages(dump_messages(READ)) == READ
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_messages_added_after_a_call_that_was_suspended_are_all_found(times: int) -> None:
+    inner: list[JSONValue] = [{"role": "user", "content": "x"}]
+    run: JSONValue = {"version": 1, "messages": inner}
+    suspended = ToolMessage(
+        tool_call_id="c", content="waits", outcome="suspended", extra={"run": run}
+    )
+    called = AssistantMessage(tool_calls=(ToolCall(id="c", name="f", arguments="{}"),))
+    done = ToolMessage(tool_call_id="c", content="done", extra={"run": run})
+    base: list[Message] = [UserMessage(content="Hi"), called, *[suspended] * times]
+    conversation = Conversation(base)
+    conversation.append(done)
+    [found] = added_messages(base, conversation.messages)
+    assert found.text == "done"
+
+    base += [done, AssistantMessage(content="Well.")]
+    conversation = Conversation(base)
+    new: list[Message] = [UserMessage(content="Thanks"), AssistantMessage(content="Welcome.")]
+    for message in new:
+        conversation.append(message)
+    assert added_messages(base, conversation.messages) == new

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from live_server import PATIENCE_SECONDS, Live, live
-from pathors_agent import AsyncResponse, Request, tool
+from pathors_agent import AsyncAgent, AsyncResponse, Request, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
@@ -384,6 +384,43 @@ def test_ag_ui_interrupt_is_answered_with_a_new_message(answered: Any, told: str
         found = events(ag_ui(server, *known, {**said("And more"), "id": "u2"}, resume=resume))
         assert "user" not in [event.get("role") for event in found]
         assert [content for _, content in roles(server)][2:] == [told, "And more", "Fine."]
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["once", "twice"])
+def test_ag_ui_chat_goes_on_after_a_message_that_came_with_an_approval(repeats: bool) -> None:
+    """The client shows its message before the result, which arrives later."""
+    suspends = [calls(("pay", {"amount": 7.0}))] if repeats else []
+    buyer = AsyncAgent(
+        AsyncScriptedTransport(calls(("pay", {"amount": 5.0})), *suspends, "Bought."), tools=[pay]
+    )
+    script = answer(calls=[("buy", {"prompt": "tea"})], ids=["outer"]), "Here is tea.", "Bye."
+    own = Project(
+        id="demo",
+        transport=AsyncScriptedTransport(*script),
+        tools=[buyer.as_tool("buy", "Buy it.")],
+    )
+    with live(own, front_ends=True) as server:
+        function = {"name": "buy", "arguments": '{"prompt": "tea"}'}
+        call = {"id": "outer", "type": "function", "function": function}
+        shown = [said("Tea."), {"id": "a1", "role": "assistant", "toolCalls": [call]}]
+        found = events(ag_ui(server, said("Tea.")))
+        wishes = ["Milk.", "Sugar."][: 1 + repeats]
+        for wish in wishes:
+            [interrupt] = found[-1]["outcome"]["interrupts"]
+            resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": True}]
+            shown.append({**said(wish), "id": wish})
+            found = events(ag_ui(server, *shown, resume=resume))
+        shown += [
+            {"id": "t1", "role": "tool", "toolCallId": "outer", "content": "Bought."},
+            {"id": "a2", "role": "assistant", "content": "Here is tea."},
+            {**said("Thanks."), "id": "u9"},
+        ]
+        events(ag_ui(server, *shown))
+
+        stored = [content for _, content in roles(server)][2:]
+        assert [each for each in stored if not each.startswith("Suspended")] == [
+            *("Bought.", *wishes, "Here is tea.", "Thanks.", "Bye.")
+        ]
 
 
 def test_result_of_the_clients_tool_may_stand_before_that_of_the_server() -> None:

@@ -537,6 +537,24 @@ async def test_ag_ui_message_with_a_decision_follows_the_result_of_its_call() ->
     ]
 
 
+async def test_ag_ui_message_with_an_approval_is_not_sent_back_to_its_client() -> None:
+    running = agent(calls(("pay", {"amount": 5.0})), "Fine.")
+    [interrupt] = (await ag_ui(running.stream("Pay.")))[-1]["outcome"]["interrupts"]
+    function = {"name": "pay", "arguments": '{"amount": 5.0}'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    request = ag_ui_request(
+        {"id": "u1", "role": "user", "content": "Pay."},
+        {"id": "a1", "role": "assistant", "toolCalls": [call]},
+        {"id": "u2", "role": "user", "content": "And more."},
+        resume=[{"interruptId": interrupt["id"], "status": "resolved", "payload": True}],
+    )
+
+    stream = running.stream(conversation=request.conversation, decisions=request.decisions)
+    frames = [data async for data in ag_ui_events(stream, request)]
+    assert b'"role":"user"' not in b"".join(frames)
+    assert [message.text for message in request.conversation.messages[3:]] == ["And more.", "Fine."]
+
+
 def test_ag_ui_body_with_an_illegal_history_or_tool_is_refused() -> None:
     with pytest.raises(ValidationError, match="no tool message may come"):
         ag_ui_request({"id": "1", "role": "tool", "toolCallId": "x", "content": "1"})

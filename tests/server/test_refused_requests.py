@@ -37,6 +37,24 @@ def test_call_that_a_client_wrote_for_a_tool_of_the_project_is_not_run(
 HI = {"messages": [{"role": "user", "content": "x"}]}
 
 
+@pytest.mark.parametrize("name", ["Authorization", "Idempotency-Key", "X-Session-ID"])
+def test_header_with_two_values_is_refused_by_name(name: str) -> None:
+    with live(project("Hello.", "Hello again.")) as server:
+        url = "/chat/completions"
+        one, other = "Bearer a1", "Bearer b2"
+        if name != "Authorization":
+            one, other = "first-value", "other-value"
+        equal = server.client.post(url, json=HI, headers=[(name, one), (name.lower(), one)])
+        refused = server.client.post(url, json=HI, headers=[(name, one), (name.lower(), other)])
+
+        assert equal.status_code in (200, 401)
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert error["param"] == name
+        assert error["details"] == [f"{name}: is sent twice, with different values"]
+        assert one not in refused.text
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [

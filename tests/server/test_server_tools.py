@@ -8,6 +8,7 @@ import pytest
 from completion_requests import add, sent
 from live_server import events, external, live, project, result
 from pathors_agent import AsyncAgent, ToolRegistry, tool
+from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls
 
 
@@ -184,6 +185,61 @@ def test_client_that_resends_its_history_continues_a_suspended_sub_agent(words: 
             ("assistant", "Here is tea."),
             ("user", "Thanks"),
         ]
+
+
+def twice_asking_buyer() -> Project:
+    buyer = AsyncAgent(
+        AsyncScriptedTransport(
+            answer("First the tea.", calls=[("pay", {"amount": 5})], ids=["inner_1"]),
+            answer(calls=[("pay", {"amount": 7})], ids=["inner_2"]),
+            "Bought.",
+        ),
+        tools=[pay],
+    )
+    asks = answer("I ask.", calls=[("buy", {"prompt": "tea"})], ids=["outer"])
+    return project(asks, "Here is tea.", "Welcome.", tools=[buyer.as_tool("buy", "Buy it.")])
+
+
+@pytest.mark.parametrize("resends", [False, True], ids=["new messages", "whole history"])
+def test_messages_that_come_with_decisions_wait_until_the_sub_agent_is_done(resends: bool) -> None:
+    with live(twice_asking_buyer()) as server:
+        history: list[Any] = []
+
+        def say(*messages: Any) -> Any:
+            history.extend(messages)
+            told = server.complete(*(history if resends else messages), session="s1")
+            history.append(told.json()["choices"][0]["message"])
+            assert "x-session-rewound" not in told.headers
+            return history[-1]
+
+        asked = say({"role": "user", "content": "Tea, please"})
+        for wish in ("With milk", "With milk"):
+            (call,) = asked["tool_calls"]
+            yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+            asked = say(result(call["id"], yes), {"role": "user", "content": wish})
+        assert asked["content"] == "Here is tea."
+        say({"role": "user", "content": "Thanks"})
+
+        told = [
+            *("Tea, please", "I ask.", "Bought.", "With milk", "With milk", "Here is tea."),
+            "Thanks",
+        ]
+        assert [m["content"] for m in sent(server)[-1]["messages"]] == told
+        stored = [m["content"] for m in server.stored("s1")]
+        assert [each for each in stored if not each.startswith("Suspended")] == [*told, "Welcome."]
+
+
+def test_user_who_passes_over_a_suspended_sub_agent_is_heard_after_earlier_messages() -> None:
+    with live(twice_asking_buyer()) as server:
+        asked = server.complete("Tea, please", session="s1").json()["choices"][0]["message"]
+        (call,) = asked["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+        server.complete(result(call["id"], yes), "With milk", session="s1")
+        server.complete("Forget it", session="s1")
+        server.complete("Thanks", session="s1")
+
+        said = [m["content"] for m in sent(server)[-1]["messages"] if m["role"] == "user"]
+        assert said == ["Tea, please", "With milk", "Forget it", "Thanks"]
 
 
 def test_call_that_was_denied_is_not_run() -> None:

@@ -286,6 +286,11 @@ class Conversation(Transcribed):
         self._queued = self._queued or []
         self._queued.append(message)
 
+    @property
+    def queued(self) -> tuple[UserMessage, ...]:
+        """The queued messages that the history does not have yet."""
+        return tuple(self._queued or ())
+
     def next_queued(self) -> UserMessage | None:
         """Remove and return the first queued message, or return None while calls are open."""
         if self._queued and self._next_role is not Role.TOOL:

@@ -113,11 +113,15 @@ def added_messages(base: Sequence[Message], messages: Sequence[Message]) -> list
     """Return the messages that a conversation got since it began with the messages of `base`.
 
     The results of an open batch are kept in call order: new ones may stand before the end of `base`.
+    A conversation does not keep the messages of suspended calls that have later results, so its
+    messages may stand at lower places than in `base`.
     """
     start = len(base)
     while start and isinstance(base[start - 1], ToolMessage):
         start -= 1
     known = {id(message) for message in base[start:]}
+    ends = range(min(start, len(messages)), 0, -1)
+    start = next((end for end in ends if messages[end - 1] is base[start - 1]), start)
     return [message for message in messages[start:] if id(message) not in known]
 
 

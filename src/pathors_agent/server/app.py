@@ -43,7 +43,7 @@ from pathors_agent.server.http.edge import (
     problem_response,
 )
 from pathors_agent.server.http.keys import Authenticate
-from pathors_agent.server.http.problems import Problem, of_store, unavailable
+from pathors_agent.server.http.problems import Problem, bad_request, of_store, unavailable
 from pathors_agent.server.page import add_chat_page
 from pathors_agent.server.running.runtime import OpenDurable, Runtime
 from pathors_agent.server.settings import ServerSettings
@@ -199,9 +199,25 @@ class _Request(Request):
 
     @cached_property
     def headers(self) -> dict[str, str]:  # type: ignore[override]  # a mapping, too
-        """The first value of each header, by lower-case names."""
-        pairs = reversed(self.scope["headers"])
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        """The first value of each header, by lower-case names.
+
+        Raises a 400 `Problem` if a header of `_ONE_VALUE` has two.
+        """
+        sent = self.scope["headers"]
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(sent)
+        }
+        if len(headers) < len(sent):
+            for header in _ONE_VALUE:
+                name = header.lower().encode()
+                if len({value for each, value in sent if each == name}) > 1:
+                    detail = f"{header}: is sent twice, with different values"
+                    raise bad_request("Invalid header", detail, param=header)
+        return headers
+
+
+# A proxy or a library that adds a second value must not choose another session, key or caller.
+_ONE_VALUE = ("Authorization", "Idempotency-Key", "X-Session-ID")
 
 
 def _serve_directly(route: BaseRoute, endpoint: Any) -> None:

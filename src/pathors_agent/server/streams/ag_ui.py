@@ -206,7 +206,7 @@ class AGUIRequest(FrontEndRequest):
             elif (each := _read(message, thoughts)) is not None:
                 messages.append(each)
                 thoughts = []
-        return messages
+        return _results_first(messages)
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -230,6 +230,25 @@ class AGUIRequest(FrontEndRequest):
         sent = [each.sent() for each in self.messages]
         started = AGUIEvents(self.thread_id, self.run_id).begin()
         return frames(started, {"type": "MESSAGES_SNAPSHOT", "messages": sent})
+
+
+def _results_first(messages: Iterable[Message]) -> list[Message]:
+    """Return messages with the results of calls before the user's messages behind the calls.
+
+    A client that sends a message with its answer to an interrupt gets the result after it.
+    """
+    ordered: list[Message] = []
+    later: list[Message] = []
+    for message in messages:
+        match message:
+            case UserMessage() | SystemMessage():
+                later.append(message)
+            case ToolMessage():
+                ordered.append(message)
+            case AssistantMessage():
+                ordered += [*later, message]
+                later = []
+    return ordered + later
 
 
 def _read(message: _AGUIMessage, thoughts: list[str]) -> Message | None:
@@ -264,16 +283,26 @@ async def ag_ui_events(
     run with interrupts; calls of the front end's tools end it without a result. An error becomes
     RUN_ERROR, with a text for clients.
     """
-    known = stream.conversation.call_ids
-    async for data in written(stream, AGUIEvents(request.thread_id, request.run_id, known)):
+    events = AGUIEvents(
+        request.thread_id, request.run_id, stream.conversation.call_ids, sent=request.sent_messages
+    )
+    async for data in written(stream, events):
         yield data
 
 
 class AGUIEvents(Events):
-    """Writes the events of one run."""
+    """Writes the events of one run; the client has shown the messages that it `sent`."""
 
-    def __init__(self, thread_id: str, run_id: str, known: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        thread_id: str,
+        run_id: str,
+        known: Iterable[str] = (),
+        *,
+        sent: Sequence[Message] = (),
+    ) -> None:
         super().__init__(known)
+        self._sent = sent
         self._ids = {"threadId": thread_id, "runId": run_id}
         self._count = 0
         self._answer = ""  # the id of the answer that arrives
@@ -319,13 +348,19 @@ class AGUIEvents(Events):
                 if is_json:
                     progress = {"toolCallId": call.id, "value": shown}
                     yield {"type": "CUSTOM", "name": "tool_progress", "value": progress}
-            case UserMessage(text=text):
-                yield from self._user(text)
+            case UserMessage():
+                yield from self._user(item)
             case ToolMessage() | SystemMessage():
                 pass
 
-    def _user(self, text: str) -> Iterator[dict[str, object]]:
-        """Yield a user's message inside the run: feedback, or `stream.say`."""
+    def _user(self, message: UserMessage) -> Iterator[dict[str, object]]:
+        """Yield a user's message inside the run that the client does not have.
+
+        It is feedback, or comes from `stream.say`.
+        """
+        if any(message is sent for sent in self._sent):
+            return
+        text = message.text
         named = {"messageId": self._new_id()}
         yield {"type": "TEXT_MESSAGE_START", **named, "role": "user"}
         if text:

@@ -45,6 +45,21 @@ class ComparedMessage:
         )
 
 
+# The field of a suspended call's message that holds the user's messages for after its result.
+QUEUED = "queued"
+
+
+def queued_messages(stored: Sequence[Message]) -> list[UserMessage]:
+    """Return the user's messages that follow the results of a session's open calls."""
+    for message in reversed(stored):
+        if not isinstance(message, ToolMessage):
+            break
+        if isinstance(values := message.extra.get(QUEUED), list):
+            read = map(parse_message, values)
+            return [each for each in read if isinstance(each, UserMessage)]
+    return []
+
+
 def call_ids(message: Message) -> list[str]:
     """Return the ids of the calls in an answer, or the id of the call that a result answers."""
     match message:
@@ -64,6 +79,7 @@ class KnownCalls:
         self._own_tools = own_tools
         self._hidden: set[tuple[int, str]] = set()
         self._waiting: dict[str, frozenset[str]] = {}  # of suspended agents, by the call of each
+        begun: dict[str, frozenset[str]] = {}  # each such call, and all calls inside it
         inner_ids: set[str] = set()
         calls: dict[str, tuple[int, ToolCall]] = {}
         for place, message in enumerate(stored):
@@ -74,18 +90,22 @@ class KnownCalls:
                 # A client's own result is a value; the server wrote all other results.
                 if call.name in own_tools or message.outcome != "value":
                     self._hidden.add((asked_at, call.id))
-                inner_ids.update(_inner_ids(message.extra.get("run")))
+                inner = frozenset(_inner_ids(message.extra.get("run")))
+                inner_ids |= inner
                 self._waiting.pop(call.id, None)
+                begun.pop(call.id, None)
                 if message.outcome == "suspended":
                     waiting = inner_conversation(message).waiting_calls
-                    self._waiting[call.id] = frozenset(inner.id for inner in waiting)
+                    self._waiting[call.id] = frozenset(each.id for each in waiting)
+                    begun[call.id] = inner | {call.id}
         every = {
             (place, call.id)
             for place, message in enumerate(stored)
             if isinstance(message, AssistantMessage)
             for call in message.tool_calls
         }
-        waiting_ids = frozenset[str]().union(*self._waiting.values())
+        self._waiting_ids = waiting_ids = frozenset[str]().union(*self._waiting.values())
+        self._begun_ids = frozenset[str]().union(*begun.values()) - waiting_ids
         self._hidden_ids = {call_id for _, call_id in self._hidden} | (inner_ids - waiting_ids)
         self._shown_ids = {call_id for _, call_id in every - self._hidden} | waiting_ids
 
@@ -104,12 +124,34 @@ class KnownCalls:
         """Return the comparable messages of a request, from a place on."""
         hidden: Mapping[str, bool] = {i: i not in self._shown_ids for i in self._hidden_ids}
         entries: list[ComparedMessage] = []
+        queued = self._queued_places(given)
         for place, message in enumerate(given[start:], start=start):
+            if place in queued:
+                continue
             if isinstance(message, AssistantMessage):
                 hidden = {call.id: self._is_hidden(call) for call in message.tool_calls}
             entries += _entry(place, message, hidden)
             entries += self._waiting_entry(place, message)
         return entries
+
+    def _queued_places(self, given: Sequence[Message]) -> set[int]:
+        """Return the places of the user's messages that the session holds for later.
+
+        A client that repeats its history shows them behind calls that have been decided about.
+        """
+        queue = [message.text.strip() for message in queued_messages(self._stored)]
+        places: set[int] = set()
+        is_decided = False
+        for place, message in enumerate(given if queue else ()):
+            if isinstance(message, AssistantMessage) and message.tool_calls:
+                ids = {call.id for call in message.tool_calls}
+                is_decided = bool(ids & self._begun_ids) and not ids & self._waiting_ids
+            elif isinstance(message, UserMessage) and is_decided:
+                text = whole_characters(message.text).strip()
+                if queue[:1] == [text]:
+                    places.add(place)
+                    del queue[0]
+        return places
 
     def _waiting_entry(self, place: int, message: Message) -> list[ComparedMessage]:
         """Return the calls that wait inside the agents that a message runs, if there are any."""

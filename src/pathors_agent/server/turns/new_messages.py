@@ -8,8 +8,15 @@ from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import read_json
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    ToolMessage,
+    UserMessage,
+    write_message,
+)
 from pathors_agent.server.http.problems import Problem, bad_request
+from pathors_agent.server.turns.compared import QUEUED, queued_messages
 from pathors_agent.server.turns.join import Joined
 from pathors_agent.server.turns.project import TurnContext
 from pathors_agent.tools.registry import ToolRegistry
@@ -31,6 +38,8 @@ def add_new_messages(
     history shows such a call, the call is not added again, and it gets the result that is known here.
     """
     own_names = [tool.name for tool in own_tools]
+    for queued in queued_messages(joined.base):
+        conversation.queue_message(queued)
     pending, shown = _without_shown(interrupted, joined.new)
     answered = _answered(conversation, own_names, pending) | shown.keys()
     _add_interrupted(conversation, pending, shown)
@@ -63,6 +72,18 @@ def add_new_messages(
             param="messages",
         )
     return list(decisions.values())
+
+
+def keep_queued(conversation: Conversation) -> None:
+    """Store the user's messages that still wait, with an agent that is suspended again.
+
+    The turn that answers the last open call appends them.
+    """
+    suspended = filter(None, map(conversation.suspended, conversation.open_calls))
+    if conversation.queued and (holder := next(suspended, None)) is not None:
+        queued = [write_message(message) for message in conversation.queued]
+        extra = {**holder.extra, QUEUED: queued}
+        conversation.append(holder.model_copy(update={"extra": extra}))
 
 
 def _without_shown(

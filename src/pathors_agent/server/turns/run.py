@@ -28,7 +28,7 @@ from pathors_agent.server.turns.join import (
     with_stored_ids,
 )
 from pathors_agent.server.turns.journal import TurnJournal, state_note
-from pathors_agent.server.turns.new_messages import add_new_messages
+from pathors_agent.server.turns.new_messages import add_new_messages, keep_queued
 from pathors_agent.server.turns.project import TurnContext
 from pathors_agent.server.turns.turn import Beginning, HeldSession, Turn, session_ended, state_of
 from pathors_agent.stores.values import Lease, OpenedSession, Session, TurnNote
@@ -218,6 +218,7 @@ class TurnRun:
                 services.admission.charge(turn.caller.id, result, project.history)
                 services.metrics.run(project.id, result, tools=project.own_tools)
         answer = self._answer(result, rewound)
+        keep_queued(conversation)
         added = added_messages(joined.base, conversation.messages)
         await self._save(opened.lease, seen, added, answer)
         return answer
