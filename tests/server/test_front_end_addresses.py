@@ -383,6 +383,8 @@ def test_ag_ui_interrupt_is_answered_with_a_new_message(answered: Any, told: str
         resume = [{"interruptId": interrupt["id"], **answered}]
         found = events(ag_ui(server, *known, {**said("And more"), "id": "u2"}, resume=resume))
         assert "user" not in [event.get("role") for event in found]
+        results = [each for each in found if each["type"] == "TOOL_CALL_RESULT"]
+        assert [(each["toolCallId"], each["content"]) for each in results] == [("call_1", told)]
         assert [content for _, content in roles(server)][2:] == [told, "And more", "Fine."]
 
 
@@ -420,6 +422,129 @@ def test_ag_ui_chat_goes_on_after_a_message_that_came_with_an_approval(repeats: 
         stored = [content for _, content in roles(server)][2:]
         assert [each for each in stored if not each.startswith("Suspended")] == [
             *("Bought.", *wishes, "Here is tea.", "Thanks.", "Bye.")
+        ]
+
+
+def shown_parts(found: list[Any], parts: list[Any]) -> list[Any]:
+    """Return the parts of a UI message after more events, as the AI SDK keeps them.
+
+    It fails on an event about a call that the message does not show.
+    """
+    parts = [dict(part) for part in parts]
+    for event in found:
+        match event["type"]:
+            case "start-step":
+                parts.append({"type": "step-start"})
+            case "text-start":
+                parts.append(text_part(""))
+            case "text-delta":
+                parts[-1]["text"] += event["delta"]
+            case "data-tool-result":
+                parts.append(event)
+            case "tool-input-available":
+                kept = {
+                    "callProviderMetadata": event["providerMetadata"],
+                    "input": event["input"],
+                    "state": "input-available",
+                }
+                name, call_id = event["toolName"], event["toolCallId"]
+                parts.append({"type": f"tool-{name}", "toolCallId": call_id, **kept})
+            case "tool-approval-request" | "tool-output-available" | "tool-output-denied":
+                changes = {
+                    "tool-approval-request": {
+                        "state": "approval-requested",
+                        "approval": {"id": event.get("approvalId")},
+                    },
+                    "tool-output-available": {
+                        "state": "output-available",
+                        "output": event.get("output"),
+                    },
+                    "tool-output-denied": {"state": "output-denied"},
+                }
+                called = [p for p in parts if p.get("toolCallId") == event["toolCallId"]]
+                called[-1].update(changes[event["type"]])
+            case _:
+                pass
+    return parts
+
+
+def decided(parts: list[Any], *, approved: bool, keeps_metadata: bool = True) -> list[Any]:
+    """Return the parts after a person decided about all calls that wait."""
+    parts = [dict(part) for part in parts]
+    for part in parts:
+        if not keeps_metadata:
+            part.pop("callProviderMetadata", None)
+        if part.get("state") == "approval-requested":
+            part["state"] = "approval-responded"
+            part["approval"] = {**part["approval"], "approved": approved}
+    return parts
+
+
+PAY_5, PAY_7 = ("pay", {"amount": 5.0}), ("pay", {"amount": 7.0})
+
+
+def buying(*script: Any) -> Project:
+    """Return a project whose tool is an agent that pays."""
+    buyer = AsyncAgent(AsyncScriptedTransport(*script, "Bought."), tools=[pay])
+    asks = answer(calls=[("buy", {"prompt": "tea"})], ids=["outer"])
+    return Project(
+        id="demo",
+        transport=AsyncScriptedTransport(asks, "Here is tea.", "Bye."),
+        tools=[buyer.as_tool("buy", "Buy it.")],
+    )
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False], ids=["metadata", "no_metadata"])
+@pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
+@pytest.mark.parametrize(
+    "script",
+    [(calls(PAY_5),), (calls(PAY_5, PAY_7),), (calls(PAY_5), calls(PAY_7))],
+    ids=["one", "together", "after_each_other"],
+)
+def test_ui_approvals_inside_an_agent_that_runs_as_a_tool(
+    script: Any, approved: bool, keeps_metadata: bool
+) -> None:
+    with live(buying(*script), front_ends=True) as server:
+        parts = shown_parts(events(ui(server, user("Tea."))), [])
+        for _ in script:
+            parts = decided(parts, approved=approved, keeps_metadata=keeps_metadata)
+            parts = shown_parts(events(ui(server, user("Tea."), assistant(*parts))), parts)
+        assert parts[-1] == text_part("Here is tea.")
+        parts = decided(parts, approved=approved, keeps_metadata=keeps_metadata)
+        events(ui(server, user("Tea."), assistant(*parts), user("Thanks.", "u2")))
+        stored = [content for _, content in roles(server)][2:]
+        assert [each for each in stored if not each.startswith("Suspended")] == [
+            *("Bought.", "Here is tea.", "Thanks.", "Bye.")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("approved", "told"),
+    [(True, "paid 5.0"), (False, "Not run: a person said no.")],
+    ids=["approved", "denied"],
+)
+def test_ui_approval_is_sent_with_a_new_message(approved: bool, told: str) -> None:
+    with serving(calls(PAY_5), "Fine.", "Bye.") as server:
+        asking = shown_parts(events(ui(server, user("Pay."))), [])
+        known = [user("Pay."), assistant(*decided(asking, approved=approved)), user("More", "u2")]
+        found = events(ui(server, *known))
+        answered = {**assistant(*shown_parts(found, [])), "id": "a2"}
+        events(ui(server, *known, answered, user("Thanks.", "u3")))
+        assert [content for _, content in roles(server)][2:] == [
+            *(told, "More", "Fine.", "Thanks.", "Bye.")
+        ]
+
+
+def test_ui_message_with_an_approval_waits_for_the_agent_that_runs_as_a_tool() -> None:
+    with live(buying(calls(PAY_5), calls(PAY_7)), front_ends=True) as server:
+        first = decided(shown_parts(events(ui(server, user("Tea."))), []), approved=True)
+        known = [user("Tea."), assistant(*first), user("Milk.", "u2")]
+        second = decided(shown_parts(events(ui(server, *known)), []), approved=True)
+        second = shown_parts(events(ui(server, *known, {**assistant(*second), "id": "a2"})), second)
+        events(ui(server, *known, {**assistant(*second), "id": "a2"}, user("Thanks.", "u3")))
+        stored = [content for _, content in roles(server)][2:]
+        assert [each for each in stored if not each.startswith("Suspended")] == [
+            *("Bought.", "Milk.", "Here is tea.", "Thanks.", "Bye.")
         ]
 
 

@@ -555,6 +555,41 @@ async def test_ag_ui_message_with_an_approval_is_not_sent_back_to_its_client() -
     assert [message.text for message in request.conversation.messages[3:]] == ["And more.", "Fine."]
 
 
+@pytest.mark.parametrize(
+    ("approved", "told"),
+    [(True, "paid 5.0"), (False, "Not run: a person said no.")],
+    ids=["approved", "denied"],
+)
+async def test_ui_message_with_a_decision_follows_the_result_of_its_call(
+    approved: bool, told: str
+) -> None:
+    running = agent(calls(("pay", {"amount": 5.0})), "Done.")
+    digest = (await ui(running.stream("Pay.")))[-3]["approvalId"]
+    part = {"type": "tool-pay", "toolCallId": "call_1", "input": {"amount": 5.0}}
+    approval = {"id": digest, "approved": approved}
+    answered = of_assistant({**part, "state": "approval-responded", "approval": approval})
+    known = [user("Pay."), answered, user("More.")]
+    request = ui_request(*known)
+    stream = running.stream(conversation=request.conversation, decisions=request.decisions)
+    found = await ui(stream)
+    [result] = [event for event in found if event["type"].startswith(("data-", "tool-"))]
+    assert (result["type"], result["data"]["content"]) == ("data-tool-result", told)
+
+    after = ui_request(*known, of_assistant(result, {"type": "text", "text": "Done."}), user("Go."))
+    texts = [message.text for message in after.conversation.messages if message.text]
+    assert texts == ["Pay.", told, "More.", "Done.", "Go."]
+    assert after.decisions == []
+
+
+def test_ui_regenerated_answer_repeats_no_decision() -> None:
+    part = {"type": "tool-pay", "toolCallId": "call_1", "input": {"amount": 5.0}}
+    approval = {"id": "d", "approved": True}
+    answered = of_assistant({**part, "state": "approval-responded", "approval": approval})
+    messages = [user("Pay."), answered, user("More.")]
+    body = {"messages": messages, "trigger": "regenerate-message"}
+    assert UIMessageRequest.model_validate(body).decisions == []
+
+
 def test_ag_ui_body_with_an_illegal_history_or_tool_is_refused() -> None:
     with pytest.raises(ValidationError, match="no tool message may come"):
         ag_ui_request({"id": "1", "role": "tool", "toolCallId": "x", "content": "1"})

@@ -30,8 +30,10 @@ from pathors_agent.server.streams.front_end import (
     decision,
     file_part,
     frames,
+    is_one_of,
     joined_parts,
     progress_value,
+    results_first,
     written,
 )
 from pathors_agent.tools.tool import Tool
@@ -206,7 +208,7 @@ class AGUIRequest(FrontEndRequest):
             elif (each := _read(message, thoughts)) is not None:
                 messages.append(each)
                 thoughts = []
-        return _results_first(messages)
+        return results_first(messages)
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -230,25 +232,6 @@ class AGUIRequest(FrontEndRequest):
         sent = [each.sent() for each in self.messages]
         started = AGUIEvents(self.thread_id, self.run_id).begin()
         return frames(started, {"type": "MESSAGES_SNAPSHOT", "messages": sent})
-
-
-def _results_first(messages: Iterable[Message]) -> list[Message]:
-    """Return messages with the results of calls before the user's messages behind the calls.
-
-    A client that sends a message with its answer to an interrupt gets the result after it.
-    """
-    ordered: list[Message] = []
-    later: list[Message] = []
-    for message in messages:
-        match message:
-            case UserMessage() | SystemMessage():
-                later.append(message)
-            case ToolMessage():
-                ordered.append(message)
-            case AssistantMessage():
-                ordered += [*later, message]
-                later = []
-    return ordered + later
 
 
 def _read(message: _AGUIMessage, thoughts: list[str]) -> Message | None:
@@ -358,7 +341,7 @@ class AGUIEvents(Events):
 
         It is feedback, or comes from `stream.say`.
         """
-        if any(message is sent for sent in self._sent):
+        if is_one_of(message, self._sent):
             return
         text = message.text
         named = {"messageId": self._new_id()}

@@ -24,6 +24,7 @@ from pathors_agent.messages import (
     ContentPart,
     JSONValue,
     Message,
+    SystemMessage,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -65,6 +66,9 @@ class FrontEndRequest(Body, ABC):
 
     headers: ClassVar[Mapping[str, str]] = {}
     """The headers of an answer, in addition to those of all server-sent events."""
+
+    repeats_decisions: ClassVar[bool] = False
+    """Whether the decisions of earlier requests come again, as a part of the history."""
 
     @property
     @abstractmethod
@@ -323,6 +327,25 @@ def file_part(url: str, media_type: str, filename: str | None) -> ContentPart:
     return ContentPart.file(url, filename=filename, media_type=media_type)
 
 
+def results_first(messages: Iterable[Message]) -> list[Message]:
+    """Return messages with the results of calls before the user's messages behind the calls.
+
+    A client that sends a message with its decision about a call gets the result after it.
+    """
+    ordered: list[Message] = []
+    later: list[Message] = []
+    for message in messages:
+        match message:
+            case UserMessage() | SystemMessage():
+                later.append(message)
+            case ToolMessage():
+                ordered.append(message)
+            case AssistantMessage():
+                ordered += [*later, message]
+                later = []
+    return ordered + later
+
+
 class ClientTool(Body):
     """A tool that the front end runs; `parameters` is a JSON Schema of an object."""
 
@@ -398,11 +421,13 @@ def _unanswerable(conversation: Conversation) -> str:
 
 
 def denials(stream: AsyncRunStream[Any]) -> list[ToolMessage]:
-    """Return the answers to the calls that this request denied."""
-    added = stream.result.messages
-    if any(isinstance(each, UserMessage) for each in added):
-        return []  # a prompt closed the calls of an earlier message
-    return [each for each in added if isinstance(each, ToolMessage)]
+    """Return the results of the calls that this request denied, or that its prompt closed."""
+    return [each for each in stream.result.messages if isinstance(each, ToolMessage)]
+
+
+def is_one_of(message: Message, messages: Sequence[Message]) -> bool:
+    """Return True if a message itself, not only an equal one, is among messages."""
+    return any(message is each for each in messages)
 
 
 def decision(

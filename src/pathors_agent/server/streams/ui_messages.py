@@ -33,10 +33,12 @@ from pathors_agent.server.streams.front_end import (
     file_part,
     frames,
     image_urls,
+    is_one_of,
     joined_parts,
     media_type,
     progress_value,
     read_content,
+    results_first,
     shown_content,
     written,
 )
@@ -59,6 +61,7 @@ UI_MESSAGE_HEADERS: Mapping[str, str] = {
 
 _METADATA = "pathors_agent"  # the key of this library in a part's providers
 _USER_PART = "data-user-message"  # a user's message inside a run: feedback, or `stream.say`
+_RESULT_PART = "data-tool-result"  # the result of a call that an earlier UI message shows
 
 
 # - the stream
@@ -72,17 +75,27 @@ async def ui_message_stream(stream: AsyncRunStream[Any]) -> AsyncGenerator[bytes
     error becomes an `error` event, with a text for clients. Send `UI_MESSAGE_HEADERS` with the
     stream.
     """
-    async for data in written(stream, UIMessageEvents(stream.conversation.call_ids)):
+    conversation, begun = stream.conversation, stream.result.messages
+    sent = [each for each in begun if isinstance(each, UserMessage)]
+    events = UIMessageEvents(conversation.call_ids, sent=[*sent, *conversation.queued])
+    async for data in written(stream, events):
         yield data
 
 
 class UIMessageEvents(Events):
-    """Writes the parts of one UI message while it arrives."""
+    """Writes the parts of one UI message while it arrives.
+
+    `sent` are the user's messages that came with decisions. The answer to them is a UI message of its
+    own, and cannot change the parts of the calls that were decided: the AI SDK fails on an event
+    about a call of another message.
+    """
 
     last = b"data: [DONE]\n\n"
 
-    def __init__(self, known: Iterable[str] = ()) -> None:
+    def __init__(self, known: Iterable[str] = (), *, sent: Sequence[UserMessage] = ()) -> None:
         super().__init__(known)
+        self._sent = sent
+        self._elsewhere = frozenset(self._known if sent else ())  # calls of other UI messages
         self._is_in_step = False
         self._open: tuple[str, str] | None = None  # the kind and the id of the growing part
         self._count = 0
@@ -95,6 +108,8 @@ class UIMessageEvents(Events):
 
     def denied(self, message: ToolMessage) -> dict[str, object]:
         """Return the event of a denial that came with the request."""
+        if message.tool_call_id in self._elsewhere:
+            return _result_part(message)
         return {"type": "tool-output-denied", "toolCallId": message.tool_call_id}
 
     def _item(self, item: Delta | Message) -> Iterator[dict[str, object]]:
@@ -109,17 +124,23 @@ class UIMessageEvents(Events):
             case AssistantMessage():
                 yield from self._answer(item)
             case ToolMessage():
-                yield from _result(item)
-            case ToolProgressDelta(call=call, value=value):
-                output, is_json = progress_value(value)
-                if is_json:
-                    fields = {"toolCallId": call.id, "output": output, "preliminary": True}
-                    yield {"type": "tool-output-available", **fields}
-            case UserMessage():
+                if item.outcome != "suspended":
+                    is_elsewhere = item.tool_call_id in self._elsewhere
+                    yield (_result_part if is_elsewhere else _result)(item)
+            case ToolProgressDelta():
+                yield from self._progress(item)
+            case UserMessage() if not is_one_of(item, self._sent):
                 data = {"content": shown_content(item.content), "feedback": item.feedback}
                 yield {"type": _USER_PART, "data": data}
-            case SystemMessage():
+            case UserMessage() | SystemMessage():
                 pass
+
+    def _progress(self, delta: ToolProgressDelta) -> Iterator[dict[str, object]]:
+        output, is_json = progress_value(delta.value)
+        call_id = delta.call.id
+        if is_json and call_id not in self._elsewhere:
+            fields = {"toolCallId": call_id, "output": output, "preliminary": True}
+            yield {"type": "tool-output-available", **fields}
 
     def _begin_part(self) -> Iterator[dict[str, object]]:
         """End the growing part, and begin a step with the first event of an answer."""
@@ -182,7 +203,7 @@ class UIMessageEvents(Events):
             return
         for approval in end.approvals:
             call = approval.call
-            if call.id not in self._known:  # of an agent that runs as a tool
+            if call.id not in self._known - self._elsewhere:  # of an agent that runs as a tool
                 yield from self._begin_part()
                 yield _whole_call(call, inner=True)
             yield {
@@ -214,7 +235,8 @@ def _whole_call(call: ToolCall, *, inner: bool = False) -> dict[str, object]:
     """Return the event of a whole call.
 
     The client's history will contain the text of the arguments and the call's `extra`. An `inner`
-    call is of an agent that runs as a tool, and is not part of the history.
+    call is of an agent that runs as a tool, or of an earlier UI message. The history does not get it
+    from this part.
     """
     ours: dict[str, object] = {"arguments": call.arguments}
     ours |= {"extra": call.extra} if call.extra else {}
@@ -227,15 +249,18 @@ def _whole_call(call: ToolCall, *, inner: bool = False) -> dict[str, object]:
     return {"type": "tool-input-available", **fields, "input": arguments}
 
 
-def _result(message: ToolMessage) -> Iterator[dict[str, object]]:
+def _result(message: ToolMessage) -> dict[str, object]:
     named = {"toolCallId": message.tool_call_id}
-    if message.outcome == "suspended":
-        return
     if message.is_error:
-        yield {"type": "tool-output-error", **named, "errorText": message.text}
-    else:
-        output = shown_content(message.content)
-        yield {"type": "tool-output-available", **named, "output": output}
+        return {"type": "tool-output-error", **named, "errorText": message.text}
+    return {"type": "tool-output-available", **named, "output": shown_content(message.content)}
+
+
+def _result_part(message: ToolMessage) -> dict[str, object]:
+    """Return the event of a result that belongs to an earlier UI message."""
+    content, outcome = shown_content(message.content), message.outcome
+    data = {"toolCallId": message.tool_call_id, "content": content, "outcome": outcome}
+    return {"type": _RESULT_PART, "data": data}
 
 
 # - the request
@@ -274,6 +299,16 @@ class _UIPart(Body):
         """Whether the part is a tool call of the history whose arguments are complete."""
         named = self.type == "dynamic-tool" or self.type.startswith("tool-")
         return named and self.state != "input-streaming" and "inner" not in self._kept
+
+    @property
+    def waits(self) -> bool:
+        """Whether the part is a call that waits for an approval, or for a run after its answer."""
+        return self.is_call and self.state in ("approval-requested", "approval-responded")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the part is a call without a result."""
+        return self.is_call and (self.preliminary or not self.state.startswith("output-"))
 
     @property
     def _kept(self) -> Mapping[str, JSONValue]:
@@ -354,6 +389,7 @@ class UIMessageRequest(FrontEndRequest):
     name: ClassVar[str] = "ui-messages"
     title: ClassVar[str] = "useChat"
     headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
+    repeats_decisions: ClassVar[bool] = True
 
     id: str = ""
     messages: list[_UIMessage] = Field(min_length=1, max_length=MAX_FRONT_END_MESSAGES)
@@ -369,18 +405,29 @@ class UIMessageRequest(FrontEndRequest):
     @cached_property
     def sent_messages(self) -> Sequence[Message]:
         """The messages of the history, as the client sent them."""
-        return [each for message in self.messages for each in _read(message)]
+        return results_first(each for message in self.messages for each in _read(message))
 
     @cached_property
     def decisions(self) -> list[Decision]:
-        """The approvals and denials of the last message, each for the call that a person saw."""
-        return [
-            decision(given.id, approved=given.approved, reason=given.reason)
-            for part in self.messages[-1].parts
-            if (given := part.approval)
-            and part.state == "approval-responded"
-            and given.approved is not None
-        ]
+        """The approvals and denials of the last answer, each for the call that a person saw.
+
+        Messages of the user may follow it. An answer that is regenerated follows decisions that were
+        sent already.
+        """
+        parts = next((m.parts for m in reversed(self.messages) if m.role == "assistant"), [])
+        if self.rewinds and self.messages[-1].role != "assistant":
+            parts = []
+        results = [part.data for part in parts if part.type == _RESULT_PART]
+        answered = {data.get("toolCallId") for data in results if isinstance(data, dict)}
+        given = {
+            part.approval.id: decision(
+                part.approval.id, approved=part.approval.approved, reason=part.approval.reason
+            )
+            for part in parts
+            if part.state == "approval-responded" and part.tool_call_id not in answered
+            if part.approval is not None and part.approval.approved is not None
+        }
+        return list(given.values())
 
     @cached_property
     def client_tools(self) -> list[Tool]:
@@ -431,19 +478,50 @@ def _user_parts(parts: Iterable[_UIPart]) -> Iterator[ContentPart]:
             yield file_part(part.url, part.media_type, part.filename)
 
 
-def _answers(parts: list[_UIPart]) -> Iterator[Message]:
+def _answers(parts: Sequence[_UIPart]) -> Iterator[Message]:
     """Yield the answers and results of one UI message, which has one answer for each step."""
     step: list[_UIPart] = []
-    for part in parts:
-        is_user = part.type == _USER_PART
-        if is_user or part.type == "step-start":
+    for part in _without_inner(parts):
+        is_data = part.type in (_USER_PART, _RESULT_PART)
+        if is_data or part.type == "step-start":
             yield from _step(step)
             step = []
-        if is_user and isinstance(part.data, dict):
-            content = read_content(part.data.get("content"))
-            yield UserMessage(content=content, feedback=part.data.get("feedback") is True)
+        if is_data and isinstance(part.data, dict):
+            yield _data_message(part.type, part.data)
         step.append(part)
     yield from _step(step)
+
+
+def _data_message(kind: str, data: Mapping[str, JSONValue]) -> Message:
+    content = read_content(data.get("content"))
+    if kind == _USER_PART:
+        return UserMessage(content=content, feedback=data.get("feedback") is True)
+    outcome = data.get("outcome")
+    if outcome == "suspended":
+        raise ValueError("the result of a call must not be suspended")
+    named = {"tool_call_id": data.get("toolCallId"), "outcome": outcome}
+    return ToolMessage.model_validate({**named, "content": content})
+
+
+def _without_inner(parts: Sequence[_UIPart]) -> list[_UIPart]:
+    """Return parts without the calls of agents that run as tools.
+
+    Such calls wait for approval in a step behind the open call that runs the agent. They never get a
+    result of their own. Their metadata marks them too, but a page may not keep the metadata.
+    """
+    kept: list[_UIPart] = []
+    start = last_start = 0  # the places where the step, and the last step with an answer, begin
+    has_open = has_open_before = False
+    for part in parts:
+        if part.type == "step-start":
+            start, has_open_before = len(kept), has_open
+        if part.waits and has_open_before:
+            continue
+        if part.is_call or part.type in ("text", "reasoning"):
+            last_start = start
+        has_open = has_open or part.is_open
+        kept.append(part)
+    return [part for i, part in enumerate(kept) if i >= last_start or not part.waits]
 
 
 def _step(parts: list[_UIPart]) -> Iterator[Message]:

@@ -128,7 +128,7 @@ def _events_of(front_end: FrontEndRequest) -> Events:
     known = front_end.conversation.call_ids
     if isinstance(front_end, AGUIRequest):
         return AGUIEvents(front_end.thread_id, front_end.run_id, known)
-    return UIMessageEvents(known)
+    return UIMessageEvents(known, sent=front_end.conversation.queued)
 
 
 _REASONS: Mapping[str, Reason] = {

@@ -31,8 +31,12 @@ def add_new_messages(
     own_tools: ToolRegistry,
     *,
     decided: Sequence[Decision] = (),
+    may_be_old: bool = False,
 ) -> list[Decision]:
     """Add a request's new messages; return their decisions about calls that wait for approval.
+
+    With `may_be_old`, the request repeats earlier decisions. They are left out if the request has
+    something new.
 
     `interrupted` are the calls of turns that were interrupted, with their results. If the client's
     history shows such a call, the call is not added again, and it gets the result that is known here.
@@ -45,7 +49,8 @@ def add_new_messages(
     _add_interrupted(conversation, pending, shown)
     own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
-    decisions = _by_call(decided, waiting.values())
+    current = _without_old(decided, waiting.values(), joined.new) if may_be_old else decided
+    decisions = _by_call(current, waiting.values())
     _add_sent_decisions(decisions, joined, waiting)
     for index, message in enumerate(joined.new, start=joined.start):
         if isinstance(message, ToolMessage) and message.tool_call_id in answered | waiting.keys():
@@ -185,6 +190,16 @@ def _illegal(error: ConversationError, index: int) -> Problem:
     return bad_request(
         "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
     )
+
+
+def _without_old(
+    decided: Sequence[Decision], waiting: Iterable[Approval], new: Iterable[Message]
+) -> Sequence[Decision]:
+    """Return the decisions about calls that wait; all of them if the request has nothing else."""
+    digests = {approval.digest for approval in waiting}
+    fitting = [decision for decision in decided if decision.digest in digests]
+    has_new = bool(fitting) or any(isinstance(message, UserMessage) for message in new)
+    return fitting if has_new else decided
 
 
 def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[str, Decision]:

@@ -201,6 +201,7 @@ class TurnRun:
             context,
             project.own_tools,
             decided=turn.front_end.decisions if turn.front_end else (),
+            may_be_old=turn.front_end is not None and turn.front_end.repeats_decisions,
         )
         rewound = (len(seen.messages) if seen else 0) - joined.keep
         async with agent.stream(
