@@ -31,7 +31,7 @@ from pathors_agent.server.streams import (
     ui_message_stream,
 )
 from pathors_agent.server.streams.ag_ui import AGUIEvents
-from pathors_agent.server.streams.ui_messages import UIMessageEvents
+from pathors_agent.server.streams.ui_stream import UIMessageEvents
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
 pytestmark = pytest.mark.anyio

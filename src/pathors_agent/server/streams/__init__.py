@@ -6,11 +6,8 @@ body. The server has an address for each of them, too.
 
 from pathors_agent.server.streams.ag_ui import AGUIRequest, ag_ui_events
 from pathors_agent.server.streams.kept import RunningStreams
-from pathors_agent.server.streams.ui_messages import (
-    UI_MESSAGE_HEADERS,
-    UIMessageRequest,
-    ui_message_stream,
-)
+from pathors_agent.server.streams.ui_messages import UIMessageRequest
+from pathors_agent.server.streams.ui_stream import UI_MESSAGE_HEADERS, ui_message_stream
 
 __all__ = [
     "UI_MESSAGE_HEADERS",

@@ -31,7 +31,8 @@ from pathors_agent.server.streams.front_end import (
     frames,
     read_content,
 )
-from pathors_agent.server.streams.ui_messages import UIMessageEvents, UIMessageRequest
+from pathors_agent.server.streams.ui_messages import UIMessageRequest
+from pathors_agent.server.streams.ui_stream import UIMessageEvents
 from pathors_agent.server.turns.answer import TurnAnswer
 from pathors_agent.server.turns.join import BETWEEN_TEXTS
 from pathors_agent.server.turns.turn import Turn
