@@ -204,8 +204,8 @@ MUTANTS = [
         "the user may speak while calls are open",
         "state table, promise 4",
         at="TRANSITIONS",
-        old="    Role.TOOL: {\n",
-        new="    Role.TOOL: {\n        Event.USER: Role.ASSISTANT,\n",
+        old="Role.TOOL: {Event.TOOL_RESULT",
+        new="Role.TOOL: {Event.USER: Role.ASSISTANT, Event.TOOL_RESULT",
         tests=("test_cell_is_as_documented",),
     ),
     Mutant(
