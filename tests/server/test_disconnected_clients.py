@@ -201,7 +201,7 @@ class ReleasedServer(ScriptedServer):
             script = next(self._scripts, [])
             for step in script:
                 perform(step, connection)
-            if not self._released.is_set():
+            if FIRST in script and REST not in script:
                 self._released.wait(20)
                 connection.sendall(REST + chunk(b""))
         incoming.close()
