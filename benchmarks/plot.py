@@ -97,5 +97,10 @@ def _bar(cost: Cost, y: int, scale: _Scale) -> Iterator[str]:
     yield (
         f'<text x="{start - 8}" y="{y + 13}" text-anchor="end">{escape(cost.contender)}</text>'
         f'<rect x="{start}" y="{y + 2}" width="{width:.1f}" height="{ROW - 6}" fill="{color}"/>'
-        f'<text x="{start + width + 5:.1f}" y="{y + 13}">{cost.microseconds:.3g}</text>'
+        f'<text x="{start + width + 5:.1f}" y="{y + 13}">{_shown(cost.microseconds)}</text>'
     )
+
+
+def _shown(number: float) -> str:
+    """Write three digits, without an exponent."""
+    return f"{float(f'{number:.3g}'):,.0f}" if number >= 100 else f"{number:.3g}"
