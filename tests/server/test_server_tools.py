@@ -7,7 +7,7 @@ import pytest
 
 from completion_requests import add, sent
 from live_server import events, external, live, project, result
-from pathors_agent import AsyncAgent, ToolRegistry, tool
+from pathors_agent import AsyncAgent, Tool, ToolRegistry, tool
 from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls
 
@@ -150,6 +150,36 @@ def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_continues() -> N
         assert [m["role"] for m in sent(server)[-1]["messages"]] == [
             *("user", "assistant", "tool", "assistant", "user")
         ]
+
+
+def test_equal_ids_of_calls_in_agents_side_by_side_are_decided_by_their_digests() -> None:
+    paid: list[int] = []
+
+    def spend(amount: int) -> str:
+        """Spend."""
+        paid.append(amount)
+        return "spent"
+
+    tools = [Tool.from_function(spend, approve=True)]
+
+    def buying(amount: int) -> AsyncAgent[None, str]:
+        script = (calls(("spend", {"amount": amount})), "Bought.")
+        return AsyncAgent(AsyncScriptedTransport(*script), tools=tools)
+
+    agents = [buying(5).as_tool("tea", "Buy tea."), buying(7).as_tool("rum", "Buy rum.")]
+    asks = calls(("tea", {"prompt": "Buy."}), ("rum", {"prompt": "Buy."}))
+    with live(project(asks, "Done.", tools=agents)) as server:
+        asked = server.complete("Tea and rum", session="s1").json()["choices"][0]
+        tea, rum = asked["message"]["tool_calls"]
+        decided = [
+            result("call_1", json.dumps({"approved": yes, "digest": call["approval"]["digest"]}))
+            for call, yes in ((rum, False), (tea, True))
+        ]
+        answered = server.complete(*decided, session="s1")
+
+        assert json.loads(tea["function"]["arguments"]) == {"amount": 5}
+        assert answered.json()["choices"][0]["message"]["content"] == "Done."
+        assert paid == [5]
 
 
 @pytest.mark.parametrize("words", [None, "I shall ask the buyer."])

@@ -65,6 +65,19 @@ class Approval:
         return Decision(self.digest, approved=False, reason=reason)
 
 
+def digests_of(
+    calls: Iterable[ToolCall], approvals: Iterable[Approval]
+) -> Iterator[tuple[ToolCall, str | None]]:
+    """Yield each call with the digest of its approval, or None if it waits for none.
+
+    Both must be in call order: calls of agents that run side by side may have equal ids.
+    """
+    waiting = [*approvals]
+    for call in calls:
+        place = next((i for i, each in enumerate(waiting) if each.call == call), None)
+        yield call, None if place is None else waiting.pop(place).digest
+
+
 class RunsAgent(Protocol):
     """The function of a tool that runs an agent."""
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pathors_agent.agents.approvals import Approvals
+from pathors_agent.agents.approvals import Approvals, digests_of
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.json_text import iso, write_json
@@ -387,13 +387,13 @@ def mark_waiting(session: Session, tail: list[Message], own_tools: ToolRegistry)
     if not tail or not isinstance(tail[0], AssistantMessage) or not tail[0].tool_calls:
         return session
     waiting = Approvals(Conversation(tail), own_tools).open()
-    digests = {approval.call.id: approval.digest for approval in waiting}
-    if not digests:
+    if not waiting:
         return session
     texts = list(session.message_texts)
     message = json.loads(texts[-len(tail)])
-    for call in message["tool_calls"]:
-        if call["id"] in digests:
-            call["approval"] = {"digest": digests[call["id"]]}
+    digests = digests_of(tail[0].tool_calls, waiting)
+    for call, (_, digest) in zip(message["tool_calls"], digests, strict=True):
+        if digest is not None:
+            call["approval"] = {"digest": digest}
     texts[-len(tail)] = json_text(message)
     return replace(session, message_texts=tuple(texts))

@@ -1,6 +1,6 @@
 """Add the new messages of a request to its session, and read the decisions among them. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.approvals import Approval, Decision
@@ -11,6 +11,7 @@ from pathors_agent.json_text import read_json
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
+    ToolCall,
     ToolMessage,
     UserMessage,
     write_message,
@@ -47,13 +48,16 @@ def add_new_messages(
     pending, shown = _without_shown(interrupted, joined.new)
     answered = _answered(conversation, own_names, pending) | shown.keys()
     _add_interrupted(conversation, pending, shown)
-    own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
-    waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
-    current = _without_old(decided, waiting.values(), joined.new) if may_be_old else decided
-    decisions = _by_call(current, waiting.values())
+    own_calls = [call for call in conversation.open_calls if call.name in own_names]
+    waiting = agent.approvals(conversation, context=context)
+    # Agents that run as tools may have calls with equal ids: a digest is of one call.
+    answered |= {approval.call.id for approval in waiting}
+    decisions = _by_digest(
+        _without_old(decided, waiting, joined.new) if may_be_old else decided, waiting
+    )
     _add_sent_decisions(decisions, joined, waiting)
     for index, message in enumerate(joined.new, start=joined.start):
-        if isinstance(message, ToolMessage) and message.tool_call_id in answered | waiting.keys():
+        if isinstance(message, ToolMessage) and message.tool_call_id in answered:
             continue
         if not isinstance(message, ToolMessage):
             _add_results(conversation, shown)
@@ -68,7 +72,7 @@ def add_new_messages(
         except ConversationError as error:
             raise _illegal(error, index) from None
     _add_results(conversation, shown)
-    _refuse_open_calls(conversation, own_calls - (waiting.keys() - decisions))
+    _refuse_open_calls(conversation, own_calls, [a for a in waiting if a.digest not in decisions])
     _add_interrupted(conversation, pending, shown)
     if conversation.next_role is Role.USER and not decisions:
         raise bad_request(
@@ -149,12 +153,16 @@ def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> N
     conversation.close_open_calls()
 
 
-def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
-    """Refuse a request that leaves open calls that are not `runnable`.
+def _refuse_open_calls(
+    conversation: Conversation, own_calls: Iterable[ToolCall], undecided: Iterable[Approval]
+) -> None:
+    """Refuse a request that leaves open calls that cannot run.
 
-    A call of the project's tools is runnable if the model made it in a turn of the session. A
-    client cannot add such a call by writing it into its history.
+    A call of the project's tools can run if the model made it in a turn of the session, and it waits
+    for no decision. A client cannot add such a call by writing it into its history.
     """
+    waiting = [approval.call for approval in undecided]
+    runnable = {call.id for call in own_calls if call not in waiting}
     still_open = [call.id for call in conversation.open_calls if call.id not in runnable]
     if still_open:
         raise bad_request(
@@ -202,20 +210,20 @@ def _without_old(
     return fitting if has_new else decided
 
 
-def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[str, Decision]:
-    """Return decisions by the ids of their calls; raise a 400 `Problem` for one without a call."""
-    calls = {approval.digest: approval.call.id for approval in waiting}
+def _by_digest(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[str, Decision]:
+    """Return decisions by their digests; raise a 400 `Problem` for one without a call."""
+    digests = {approval.digest for approval in waiting}
     for decision in decided:
-        if decision.digest not in calls:
+        if decision.digest not in digests:
             raise bad_request(
                 "The approval is for another call",
                 f"no call waits for the approval {decision.digest}: it was answered, or has changed",
             )
-    return {calls[decision.digest]: decision for decision in decided}
+    return {decision.digest: decision for decision in decided}
 
 
 def _add_sent_decisions(
-    decisions: dict[str, Decision], joined: Joined, waiting: Mapping[str, Approval]
+    decisions: dict[str, Decision], joined: Joined, waiting: Sequence[Approval]
 ) -> None:
     """Add the decisions that are tool messages.
 
@@ -224,14 +232,19 @@ def _add_sent_decisions(
     """
     users = [i for i, message in enumerate(joined.new) if isinstance(message, UserMessage)]
     for index, message in enumerate(joined.new):
-        if not isinstance(message, ToolMessage) or message.tool_call_id not in waiting:
+        if not isinstance(message, ToolMessage):
+            continue
+        asked = [each for each in waiting if each.call.id == message.tool_call_id]
+        if not asked:
             continue
         said = read_json(message.text)
         if users and index < users[-1] and not isinstance(said, dict):
             continue
-        place, approval = joined.start + index, waiting[message.tool_call_id]
+        digest = said.get("digest") if isinstance(said, dict) else None
+        approval = next((each for each in asked if each.digest == digest), asked[0])
+        place = joined.start + index
         decision = _decision(said, approval, f"messages[{place}]")
-        if decisions.setdefault(approval.call.id, decision) is not decision:
+        if decisions.setdefault(approval.digest, decision) is not decision:
             raise _decided_twice(approval, place)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 
 import anyio
 
+from pathors_agent.agents.approvals import digests_of
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.core.conversation import Conversation
@@ -337,8 +338,8 @@ class TurnRun:
         turn = self._turn
         answers = [m for m in result.messages if isinstance(m, AssistantMessage)]
         texts = [message.text for message in answers if message.text]
-        waiting = {approval.call.id: approval.digest for approval in result.approvals}
-        calls = [_shown_call(write_call(c), waiting.get(c.id)) for c in result.open_calls]
+        waiting = digests_of(result.open_calls, result.approvals)
+        calls = [_shown_call(write_call(call), digest) for call, digest in waiting]
         if result.limit == "seconds":
             raise _too_long()
         reasoning = [m.reasoning for m in answers if m.reasoning]
