@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from pathors_agent.agents.approvals import digests_of
 from pathors_agent.durable.client import DurableClient, no_tools
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.retention import Retention
@@ -151,15 +152,11 @@ class Operator:
         runs = self.agent_of(run).runs
         segments = await runs.segments(run.id)
         result = await runs.result(segments)
-        digests = {each.call.id: each.digest for each in await runs.approvals(run.id)}
         return [
             WaitingCall(
-                run=run,
-                call=call,
-                wants="approval" if call.id in digests else "answer",
-                digest=digests.get(call.id),
+                run=run, call=call, wants="answer" if digest is None else "approval", digest=digest
             )
-            for call in result.open_calls
+            for call, digest in digests_of(result.open_calls, await runs.approvals(run.id))
         ]
 
     async def open(self, run: RunSummary) -> OpenedRun:

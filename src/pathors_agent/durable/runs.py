@@ -291,10 +291,14 @@ class Runs(Generic[OutputT]):
         """Return the approvals that a worker recorded, for tools that only the worker has."""
         if self.is_local:
             return
-        recorded: Fields = (last.output or {}).get("waiting", {})
+        recorded: list[list[str]] = [*(last.output or {}).get("waiting", ())]
         for call in open_calls:
-            if call.id in recorded and call.name not in self.agent.tools:
-                yield Approval(call, recorded[call.id])
+            # Agents side by side may have calls with equal ids, which are in call order.
+            found = next((each for each in recorded if each[:2] == [call.id, call.name]), None)
+            if found is not None:
+                recorded.remove(found)
+                if call.name not in self.agent.tools:
+                    yield Approval(call, found[2])
 
     async def cancel(self, run: str) -> None:
         """Cancel a run permanently, and answer its open calls as cancelled."""

@@ -117,7 +117,10 @@ class _Segment:
             return {"status": "cancelled"}
         output: Fields = {"status": str(run.status), "limit": run.limit}
         if run.status is Status.SUSPENDED:
-            output["waiting"] = {each.call.id: each.digest for each in run_setup.approvals.open()}
+            waiting = run_setup.approvals.open()
+            output["waiting"] = [
+                [a.call.id, a.call.name, a.digest] for a in waiting
+            ]  # in call order
         return output
 
     # - the beginning -
